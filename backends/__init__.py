@@ -1,0 +1,1 @@
+"""From a graph of kernels to machine code."""

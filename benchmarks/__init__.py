@@ -1,0 +1,1 @@
+"""Models to measure and to check against, and the demonstration."""

@@ -1,0 +1,1 @@
+"""Models to measure, built in Python and exportable to ONNX."""

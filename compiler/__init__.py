@@ -1,0 +1,1 @@
+"""The driver: from a model to something that runs, and everything a person asks of it."""

@@ -1,0 +1,1 @@
+"""People and formats to graphs."""

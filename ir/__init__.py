@@ -1,0 +1,1 @@
+"""What a program means: types, symbolic sizes, the graph, op definitions, loop IR and the reference evaluator."""
