@@ -1,1 +1,1 @@
-"""Machine code for CPUs."""
+"""The CPU target: how kernels and whole programs become object code."""

@@ -1,0 +1,97 @@
+"""Targets: what a processor can do, by name, and the LLVM target machine that emits its code.
+
+`native` is the best level that this machine's processor has.  A level is a fixed set of features, so that code for it is the same
+wherever it is built and can be cached and shipped; nothing outside the level is ever used, because LLVM aborts the process on an
+instruction that a target lacks.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+from dataclasses import dataclass
+
+import llvmlite.binding as llvm
+
+from ..ir.errors import TargetError
+
+
+@dataclass(frozen=True)
+class Target:
+    """A processor level.
+
+    vector_bits: width of one register; registers: how many there are; kind: "cpu" or "gpu".  `requires` are the feature names
+    (as LLVM spells them) that a processor must have to run the code.
+    """
+
+    name: str
+    kind: str
+    triple: str
+    cpu: str
+    features: str
+    vector_bits: int
+    registers: int
+    requires: tuple[str, ...]
+
+    def lanes(self, bits: int) -> int:
+        """Elements of that many bits in one register."""
+        return self.vector_bits // bits
+
+
+_V3 = ("avx2", "fma", "f16c", "bmi", "bmi2", "lzcnt", "movbe", "popcnt")
+_V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+_LINUX = "x86_64-unknown-linux-gnu"
+
+TARGETS: dict[str, Target] = {
+    t.name: t
+    for t in (
+        Target("x86-64-v3", "cpu", _LINUX, "x86-64-v3", "", 256, 16, _V3),
+        Target("x86-64-v4", "cpu", _LINUX, "x86-64-v4", "-prefer-256-bit", 512, 32, _V4),
+        Target("x86-64-v4-vnni", "cpu", _LINUX, "x86-64-v4", "-prefer-256-bit,+avx512vnni", 512, 32, (*_V4, "avx512vnni")),
+        Target("aarch64", "cpu", "aarch64-unknown-linux-gnu", "generic", "+neon,+fullfp16", 128, 32, ("neon",)),
+        Target("sm_80", "gpu", "nvptx64-nvidia-cuda", "sm_80", "+ptx80", 32, 255, ()),
+        Target("sm_90a", "gpu", "nvptx64-nvidia-cuda", "sm_90a", "+ptx80", 32, 255, ()),
+    )
+}
+
+
+@functools.cache
+def host_features() -> frozenset[str]:
+    """The features of the processor at hand."""
+    return frozenset(name for name, has in llvm.get_host_cpu_features().items() if has)
+
+
+def runnable() -> list[Target]:
+    """The CPU levels that this processor can run, best last.  Empty where it can run none."""
+    machine = {"x86_64": "x86_64", "AMD64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}.get(platform.machine(), "?")
+    return [
+        t for t in TARGETS.values() if t.kind == "cpu" and t.triple.startswith(machine) and set(t.requires) <= host_features()
+    ]
+
+
+def find_target(name: str) -> Target:
+    """The target of that name, or the best one here for "native".  Raises TargetError."""
+    if name == "native":
+        levels = runnable()
+        if not levels:
+            raise TargetError("this processor has none of the feature levels that Octavo emits code for (AVX2 with FMA, AVX-512, NEON)")
+        return levels[-1]
+    if name not in TARGETS:
+        raise TargetError(f"there is no target {name!r}; known: native, {', '.join(TARGETS)}")
+    return TARGETS[name]
+
+
+@functools.cache
+def _initialize() -> None:
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+
+
+def target_machine(target: Target) -> llvm.TargetMachine:
+    """A new LLVM target machine (never shared: an execution engine owns the one it is given)."""
+    _initialize()
+    machine = llvm.Target.from_triple(target.triple).create_target_machine(
+        cpu=target.cpu, features=target.features, opt=3, reloc="pic" if target.kind == "cpu" else "default", codemodel="default"
+    )
+    machine.set_asm_verbosity(False)
+    return machine

@@ -1,0 +1,342 @@
+"""Symbolic sizes: integer expressions over named symbols, kept in one normal form.
+
+A `Dim` is an int or a `DimExpr`; an expression that turns out constant is always an int again, so that `isinstance(d, int)`
+asks "is it static?".  The normal form is a polynomial with integer coefficients over *atoms*: a symbol, or floordiv, mod, max,
+min of expressions.  Equal forms are equal sizes; different forms may still be equal sizes for every value of the symbols.
+
+>>> batch = symbol("batch")
+>>> (2 * batch + 4) // 2 - batch
+2
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias, Union
+
+from .errors import ModelError
+
+
+@dataclass(frozen=True)
+class Atom:
+    """A symbol (`op == "symbol"`, `args == (name,)`) or floordiv, mod, max, min of two dims."""
+
+    op: str
+    args: tuple
+
+    def __str__(self) -> str:
+        if self.op == "symbol":
+            return self.args[0]
+        if self.op in ("max", "min"):
+            return f"{self.op}({self.args[0]},{self.args[1]})"
+        return f"({self.args[0]}){'//' if self.op == 'floordiv' else '%'}({self.args[1]})"
+
+    @property
+    def key(self) -> str:
+        return str(self)
+
+
+Monomial: TypeAlias = tuple[Atom, ...]
+
+
+class DimExpr:
+    """A polynomial over atoms; build with `symbol` and arithmetic, never directly."""
+
+    __slots__ = ("terms", "_hash", "_text")
+
+    def __init__(self, terms: Mapping[Monomial, int]):
+        self.terms: tuple[tuple[Monomial, int], ...] = tuple(
+            sorted(terms.items(), key=lambda t: (-len(t[0]), [a.key for a in t[0]]))
+        )
+        self._hash = hash(self.terms)
+        self._text: str | None = None
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, DimExpr) and self.terms == other.terms)
+
+    def __add__(self, other: Dim) -> Dim:
+        return _from_terms(_sum(_terms(self), _terms(other)))
+
+    __radd__ = __add__
+
+    def __neg__(self) -> Dim:
+        return self * -1
+
+    def __sub__(self, other: Dim) -> Dim:
+        return self + other * -1
+
+    def __rsub__(self, other: Dim) -> Dim:
+        return self * -1 + other
+
+    def __mul__(self, other: Dim) -> Dim:
+        product: dict[Monomial, int] = {}
+        for m1, c1 in _terms(self).items():
+            for m2, c2 in _terms(other).items():
+                m = tuple(sorted(m1 + m2, key=lambda a: a.key))
+                product[m] = product.get(m, 0) + c1 * c2
+        return _from_terms(product)
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, other: Dim) -> Dim:
+        return floordiv(self, other)
+
+    def __rfloordiv__(self, other: Dim) -> Dim:
+        return floordiv(other, self)
+
+    def __mod__(self, other: Dim) -> Dim:
+        return mod(self, other)
+
+    def __rmod__(self, other: Dim) -> Dim:
+        return mod(other, self)
+
+    def __str__(self) -> str:
+        if self._text is None:
+            self._text = "".join(
+                ("-" if c < 0 else "+" if i else "") + _monomial_text(m, c) for i, (m, c) in enumerate(self.terms)
+            )
+        return self._text
+
+    __repr__ = __str__
+
+
+def _monomial_text(monomial: Monomial, coefficient: int) -> str:
+    """The product without its sign; a quotient within a product is bracketed, since * and // bind alike."""
+    if coefficient == 1 and len(monomial) == 1:
+        return str(monomial[0])
+    factors = [f"({a})" if a.op in ("floordiv", "mod") else str(a) for a in monomial]
+    return "*".join(([str(abs(coefficient))] if abs(coefficient) != 1 or not monomial else []) + factors)
+
+
+Dim: TypeAlias = Union[int, DimExpr]
+
+
+def symbol(name: str) -> DimExpr:
+    """The symbol of that name.  Raises ModelError unless it is an identifier."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", name):
+        raise ModelError(f"{name!r} cannot name a dimension; use letters, digits and underscores")
+    return DimExpr({(Atom("symbol", (name,)),): 1})
+
+
+def _terms(d: Dim) -> dict[Monomial, int]:
+    return dict(d.terms) if isinstance(d, DimExpr) else {(): int(d)} if d else {}
+
+
+def _sum(a: dict[Monomial, int], b: dict[Monomial, int]) -> dict[Monomial, int]:
+    for m, c in b.items():
+        a[m] = a.get(m, 0) + c
+    return a
+
+
+def _from_terms(terms: Mapping[Monomial, int]) -> Dim:
+    kept = {m: c for m, c in terms.items() if c}
+    if not kept:
+        return 0
+    if len(kept) == 1 and () in kept:
+        return kept[()]
+    return DimExpr(kept)
+
+
+def _atom(op: str, a: Dim, b: Dim) -> DimExpr:
+    return DimExpr({(Atom(op, (a, b)),): 1})
+
+
+def _split_multiple(a: Dim, b: Dim) -> tuple[Dim, Dim]:
+    """a == q * b + r with as much in q as can be seen term by term: returns (q, r)."""
+    if isinstance(b, int):
+        quotient = {m: c // b for m, c in _terms(a).items() if c % b == 0}
+        rest = {m: c for m, c in _terms(a).items() if c % b}
+        return _from_terms(quotient), _from_terms(rest)
+    if len(b.terms) == 1:  # a monomial: divide each term by it where that works
+        (bm, bc), quotient, rest = b.terms[0], {}, {}
+        for m, c in _terms(a).items():
+            left = list(m)
+            ok = c % bc == 0
+            for atom in bm:
+                if ok and atom in left:
+                    left.remove(atom)
+                else:
+                    ok = False
+            (quotient if ok else rest)[tuple(left) if ok else m] = c // bc if ok else c
+        return _from_terms(quotient), _from_terms(rest)
+    if isinstance(a, DimExpr):  # a == k * b as a whole
+        k = a.terms[0][1] // b.terms[0][1] if b.terms[0][1] else 0
+        if k and b * k == a:
+            return k, 0
+    return 0, a
+
+
+def floordiv(a: Dim, b: Dim) -> Dim:
+    """a // b, rounding towards minus infinity.  Raises ZeroDivisionError for a literal zero divisor."""
+    if isinstance(a, int) and isinstance(b, int):
+        return a // b
+    if b == 1 or a == 0:
+        return a
+    q, r = _split_multiple(a, b)
+    if r == 0:
+        return q
+    if isinstance(b, int) and isinstance(r, int):  # (q*b + r) // b with 0 <= r//b known
+        return q + r // b
+    if q != 0:
+        return q + floordiv(r, b)
+    if isinstance(a, DimExpr) and isinstance(b, int) and len(a.terms) == 1 and a.terms[0][1] == 1 and len(a.terms[0][0]) == 1:
+        inner = a.terms[0][0][0]  # (x // c) // b == x // (c * b)
+        if inner.op == "floordiv" and isinstance(inner.args[1], int):
+            return floordiv(inner.args[0], inner.args[1] * b)
+    return _atom("floordiv", a, b)
+
+
+def ceildiv(a: Dim, b: Dim) -> Dim:
+    """a / b rounded up, for b > 0."""
+    return -floordiv(-a, b)
+
+
+def mod(a: Dim, b: Dim) -> Dim:
+    """a - b * (a // b)."""
+    if isinstance(a, int) and isinstance(b, int):
+        return a % b
+    _, r = _split_multiple(a, b)
+    if r == 0 or b == 1:
+        return 0
+    if isinstance(b, int) and isinstance(r, int):
+        return r % b
+    return _atom("mod", r, b)
+
+
+def dim_max(a: Dim, b: Dim) -> Dim:
+    """The larger of two dims; decided at once where their difference is constant."""
+    return _extreme("max", a, b)
+
+
+def dim_min(a: Dim, b: Dim) -> Dim:
+    """The smaller of two dims; decided at once where their difference is constant."""
+    return _extreme("min", a, b)
+
+
+def _extreme(op: str, a: Dim, b: Dim) -> Dim:
+    difference = a - b
+    if isinstance(difference, int):
+        return a if (difference >= 0) == (op == "max") else b
+    first, second = sorted((a, b), key=str)
+    return _atom(op, first, second)
+
+
+def dim_product(dims: Iterable[Dim]) -> Dim:
+    total: Dim = 1
+    for d in dims:
+        total = total * d
+    return total
+
+
+def symbols_of(d: Dim) -> frozenset[str]:
+    """The names of the symbols in a dim."""
+    if isinstance(d, int):
+        return frozenset()
+    found: set[str] = set()
+    for monomial, _ in d.terms:
+        for atom in monomial:
+            if atom.op == "symbol":
+                found.add(atom.args[0])
+            else:
+                found |= symbols_of(atom.args[0]) | symbols_of(atom.args[1])
+    return frozenset(found)
+
+
+_OPS = {"floordiv": floordiv, "mod": mod, "max": dim_max, "min": dim_min}
+
+
+def substitute(d: Dim, env: Mapping[str, Dim]) -> Dim:
+    """The dim with symbols replaced; symbols that `env` lacks stay."""
+    if isinstance(d, int):
+        return d
+    total: Dim = 0
+    for monomial, coefficient in d.terms:
+        term: Dim = coefficient
+        for atom in monomial:
+            if atom.op == "symbol":
+                term = term * env.get(atom.args[0], DimExpr({(atom,): 1}))
+            else:
+                term = term * _OPS[atom.op](substitute(atom.args[0], env), substitute(atom.args[1], env))
+        total = total + term
+    return total
+
+
+def evaluate_dim(d: Dim, env: Mapping[str, int]) -> int:
+    """The value of a dim.  Raises ModelError when a symbol has none."""
+    value = substitute(d, env)
+    if isinstance(value, int):
+        return value
+    raise ModelError(f"the size {d} needs a value for {', '.join(sorted(symbols_of(value)))}")
+
+
+_TOKEN = re.compile(r"\s*(//|[-+*%(),]|\d+|[A-Za-z_][A-Za-z0-9_.]*)")
+
+
+def parse_dim(text: str) -> Dim:
+    """`"2*seq+1"` -> Dim; the inverse of `str`.  Raises ModelError."""
+    tokens: list[str] = []
+    at = 0
+    stripped = text.rstrip()
+    while at < len(stripped):
+        match = _TOKEN.match(stripped, at)
+        if not match:
+            raise ModelError(f"{text!r} is not a dimension; write an integer or an expression such as 2*seq+1")
+        tokens.append(match[1])
+        at = match.end()
+    pos = 0
+
+    def peek() -> str:
+        return tokens[pos] if pos < len(tokens) else ""
+
+    def take(expected: str = "") -> str:
+        nonlocal pos
+        token = peek()
+        if not token or (expected and token != expected):
+            raise ModelError(f"{text!r} is not a dimension: expected {expected or 'more'} after {' '.join(tokens[:pos])!r}")
+        pos += 1
+        return token
+
+    def atom(depth: int) -> Dim:
+        if depth > 100:
+            raise ModelError(f"the dimension {text[:60]!r}... is nested more than 100 deep")
+        token = take()
+        if token == "-":
+            return -atom(depth + 1)
+        if token == "(":
+            inner = total(depth + 1)
+            take(")")
+            return inner
+        if token in ("max", "min") and peek() == "(":
+            take("(")
+            first = total(depth + 1)
+            take(",")
+            second = total(depth + 1)
+            take(")")
+            return _extreme(token, first, second)
+        if token.isdigit():
+            return int(token)
+        return symbol(token)
+
+    def product(depth: int) -> Dim:
+        value = atom(depth)
+        while peek() in ("*", "//", "%"):
+            op = take()
+            right = atom(depth)
+            value = value * right if op == "*" else floordiv(value, right) if op == "//" else mod(value, right)
+        return value
+
+    def total(depth: int) -> Dim:
+        value = product(depth)
+        while peek() in ("+", "-"):
+            value = value + product(depth) if take() == "+" else value - product(depth)
+        return value
+
+    result = total(0)
+    if pos != len(tokens):
+        raise ModelError(f"{text!r} is not a dimension: {peek()!r} is out of place")
+    return result
