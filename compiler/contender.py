@@ -1,0 +1,118 @@
+"""One runtime in a process of its own, driven line by line by `bench`: load a model, run it for a while, say how long each run took.
+
+The process is pinned to as many cores as it has threads.  It reads commands and writes answers as JSON lines; whatever a library
+prints goes to stderr.  Loading means from the file to a callable, without the import of the runtime itself.
+
+    {"do": "load"}                 -> {"version": "1.32.0", "load_ms": 12.1, "first_ms": 3.0}
+    {"do": "run", "seconds": 0.5}  -> {"ms": [2.1, 2.0, ...]}
+    {"do": "end"}                  -> {"peak_rss_mb": 120.5}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from .. import __version__
+from ..ir.errors import OctavoError
+from .machine import available_cores
+
+Feeds = Mapping[str, np.ndarray]
+Run = Callable[[Feeds], object]
+Opener = Callable[[str], Run]
+LEAST_RUNS = 3
+
+
+def _octavo(threads: int) -> tuple[str, Opener]:
+    from .artifact import load  # the parent set OCTAVO_THREADS
+
+    def open_model(path: str) -> Run:
+        model = load(path)
+        return lambda feeds: model.run(None, feeds)
+
+    return __version__, open_model
+
+
+def _onnxruntime(threads: int) -> tuple[str, Opener]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+
+    def open_model(path: str) -> Run:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return lambda feeds: session.run(None, feeds)
+
+    return onnxruntime.__version__, open_model
+
+
+def _openvino(threads: int) -> tuple[str, Opener]:
+    import openvino
+
+    core = openvino.Core()
+    config = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+
+    def open_model(path: str) -> Run:
+        request = core.compile_model(path, "CPU", config).create_infer_request()
+        return lambda feeds: request.infer(dict(feeds))
+
+    return openvino.__version__, open_model
+
+
+RUNTIMES: dict[str, Callable[[int], tuple[str, Opener]]] = {"octavo": _octavo, "onnxruntime": _onnxruntime, "openvino": _openvino}
+
+
+def _serve(runtime: str, model: str, feeds_file: str, threads: int) -> None:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, available_cores()[:threads])
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    def answer(**fields: object) -> None:
+        answers.write(json.dumps(fields) + "\n")
+
+    with np.load(feeds_file, allow_pickle=False) as loaded:
+        feeds = {name: loaded[name] for name in loaded.files}
+    run: Run | None = None
+    for line in sys.stdin:
+        command = json.loads(line)
+        try:
+            if command["do"] == "load":
+                version, open_model = RUNTIMES[runtime](threads)
+                start = time.perf_counter()
+                run = open_model(model)
+                loaded_at = time.perf_counter()
+                run(feeds)
+                answer(version=version, load_ms=(loaded_at - start) * 1e3, first_ms=(time.perf_counter() - loaded_at) * 1e3)
+            elif command["do"] == "run":
+                assert run is not None, "load comes before run"
+                answer(ms=_time(run, feeds, command["seconds"]))
+            else:
+                answer(peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+                return
+        except (OctavoError, ImportError, RuntimeError, ValueError) as e:
+            answer(error=f"{type(e).__name__}: {e}")
+
+
+def _time(run: Run, feeds: Feeds, seconds: float) -> list[float]:
+    """Milliseconds of each call, for this long and at least `LEAST_RUNS` times."""
+    times: list[float] = []
+    clock = time.perf_counter
+    end = clock() + seconds
+    while clock() < end or len(times) < LEAST_RUNS:
+        start = clock()
+        run(feeds)
+        times.append((clock() - start) * 1e3)
+    return times
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))
