@@ -1,7 +1,7 @@
-"""One runtime in a process of its own, driven line by line by `bench`: load a model, run it for a while, say how long each run took.
+"""One runtime in a process of its own, driven line by line by `bench`: load a model, run it for a while, give the times.
 
-The process is pinned to as many cores as it has threads.  It reads commands and writes answers as JSON lines; whatever a library
-prints goes to stderr.  Loading means from the file to a callable, without the import of the runtime itself.
+The process is pinned to as many cores as it has threads.  It reads commands and writes answers as JSON lines; whatever a
+library prints goes to stderr.  Loading means from the file to a callable, without the import of the runtime itself.
 
     {"do": "load"}                 -> {"version": "1.32.0", "load_ms": 12.1, "first_ms": 3.0}
     {"do": "run", "seconds": 0.5}  -> {"ms": [2.1, 2.0, ...]}
@@ -21,6 +21,7 @@ import numpy as np
 
 from .. import __version__
 from ..ir.errors import OctavoError
+from .artifact import load
 from .machine import available_cores
 
 Feeds = Mapping[str, np.ndarray]
@@ -30,10 +31,8 @@ LEAST_RUNS = 3
 
 
 def _octavo(threads: int) -> tuple[str, Opener]:
-    from .artifact import load  # the parent set OCTAVO_THREADS
-
     def open_model(path: str) -> Run:
-        model = load(path)
+        model = load(path)  # the parent set OCTAVO_THREADS
         return lambda feeds: model.run(None, feeds)
 
     return __version__, open_model
@@ -55,7 +54,7 @@ def _onnxruntime(threads: int) -> tuple[str, Opener]:
 
 
 def _openvino(threads: int) -> tuple[str, Opener]:
-    import openvino
+    import openvino  # pyright: ignore[reportMissingImports]
 
     core = openvino.Core()
     config = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
@@ -67,7 +66,11 @@ def _openvino(threads: int) -> tuple[str, Opener]:
     return openvino.__version__, open_model
 
 
-RUNTIMES: dict[str, Callable[[int], tuple[str, Opener]]] = {"octavo": _octavo, "onnxruntime": _onnxruntime, "openvino": _openvino}
+RUNTIMES: dict[str, Callable[[int], tuple[str, Opener]]] = {
+    "octavo": _octavo,
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+}
 
 
 def _serve(runtime: str, model: str, feeds_file: str, threads: int) -> None:

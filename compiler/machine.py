@@ -8,7 +8,19 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-_ISA = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "asimd", "asimddp", "sve")
+_ISA = [
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_tile",
+    "asimd",
+    "asimddp",
+    "sve",
+]
 BUSY = 0.5  # runnable processes per core beyond which figures are doubtful
 
 

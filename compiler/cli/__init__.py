@@ -6,6 +6,7 @@ Exit codes: 0 well, 1 the model was refused or a run failed, 2 wrong usage, 3 an
 from __future__ import annotations
 
 import importlib
+import sys
 import traceback
 
 import click
@@ -39,7 +40,9 @@ class _Commands(click.Group):
             formatter.write_dl(list(_COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> object:
+        """Run the command; whatever it raises becomes a message and an exit code."""
         terminal = ctx.obj = Terminal()
+        code = 1
         try:
             return super().invoke(ctx)
         except OctavoError as e:
@@ -47,14 +50,14 @@ class _Commands(click.Group):
             terminal.fail(type(e).__name__, f"{e}{internal}")
         except KeyboardInterrupt:
             terminal.fail("Interrupted", "interrupted; no partial file was left")
-            ctx.exit(130)
+            code = 130
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as e:
             terminal.fail(type(e).__name__, f"{type(e).__name__}: {e}{'' if terminal.verbose else ' (-v shows where)'}")
         if terminal.verbose:
             traceback.print_exc()
-        ctx.exit(1)
+        sys.exit(code)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)

@@ -1,7 +1,7 @@
 """Where a command writes: data to stdout as text or JSON, progress and warnings to stderr.
 
-Colours and bars appear on terminals only and respect NO_COLOR; elsewhere progress is a plain line now and then, or with `--json`
-one JSON object a line.
+Colours and bars appear on terminals only and respect NO_COLOR; elsewhere progress is a plain line now and then, or with
+`--json` one JSON object a line.
 """
 
 from __future__ import annotations
@@ -17,7 +17,15 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from ..progress import Step, listening, report
