@@ -239,7 +239,12 @@ def opaque(
     return define
 
 
-_SAMPLE_DTYPES = {"f": ("float32", "float64", "float16"), "i": ("int32", "int8", "int64"), "u": ("uint8", "uint32"), "b": ("bool",)}
+_SAMPLE_DTYPES = {
+    "f": ("float32", "float64", "float16"),
+    "i": ("int32", "int8", "int64"),
+    "u": ("uint8", "uint32"),
+    "b": ("bool",),
+}
 
 
 def _pointwise_samples(arity: int, kinds: str) -> Callable[[np.random.Generator], Iterable[Sample]]:
