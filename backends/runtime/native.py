@@ -1,0 +1,111 @@
+"""A compiled model as object code in memory, and its loading into this process.
+
+`NativeProgram` is what the code generator hands over: the JIT loads it from here, `abi.py` and `link.py` make a shared
+object of it.  Every global symbol that an object defines starts with the variant's `prefix`; see `executable.py` for the two
+functions that a variant must have.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from llvmlite import binding as llvm
+
+from ...ir.errors import CodegenError, TargetError
+from .assembly import initialize, pool_ir, processor_of
+from .executable import Executable, aligned
+from .signature import Signature
+from .threads import PoolCode, share, thread_count
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The model's code for one level of a processor: `features` are the LLVM names of what the code needs ("avx2", "fma")."""
+
+    features: tuple[str, ...]
+    triple: str
+    prefix: str
+    objects: list[bytes]
+
+
+@dataclass(frozen=True)
+class NativeProgram:
+    """A whole compiled model.  `variants` are for one instruction set and stand in order of preference, best first."""
+
+    name: str
+    signature: Signature
+    variants: list[Variant]
+    weights: bytes | np.ndarray
+    graph_text: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def triple(self) -> str:
+        return self.variants[0].triple
+
+
+def load_native(program: NativeProgram, threads: int | None = None) -> Executable:
+    """Links the best variant that this CPU can run into the process.  Raises TargetError where there is none."""
+    variant = _choose(program)
+    main, workspace, owner = _link(variant.objects, [f"{variant.prefix}_main", f"{variant.prefix}_workspace"])
+    weights = _aligned_weights(program.weights)
+    return Executable(program.signature, main, workspace, weights, share(thread_count(threads), jit_pool), owner)
+
+
+def jit_pool() -> PoolCode:
+    """The thread pool's code, compiled into this process."""
+    ir = pool_ir(llvm.get_process_triple(), "octavo_")
+    create, parallel_for, owner = _link([ir], ["octavo_pool_create", "octavo_parallel_for"])
+    return PoolCode(create, parallel_for, owner)
+
+
+def _choose(program: NativeProgram) -> Variant:
+    here = processor_of(llvm.get_process_triple())
+    features = llvm.get_host_cpu_features()
+    for variant in program.variants:
+        if processor_of(variant.triple) == here and all(features.get(f, False) for f in variant.features):
+            return variant
+    levels = "; ".join(f"{v.triple.split('-')[0]} with {', '.join(v.features) or 'nothing special'}" for v in program.variants)
+    raise TargetError(
+        f"model {program.name!r} was compiled for {levels}, which this CPU cannot run; compile it with target='native'"
+    )
+
+
+def _aligned_weights(weights: bytes | np.ndarray) -> np.ndarray:
+    flat = np.frombuffer(weights, np.uint8)
+    if flat.ctypes.data % 64 == 0:
+        return flat
+    copy = aligned(flat.size)
+    copy[:] = flat
+    return copy
+
+
+_jit_lock = threading.Lock()
+_names = itertools.count()
+
+
+@functools.cache
+def _jit() -> llvm.LLJIT:
+    initialize()
+    machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(jit=True, reloc="pic")
+    return llvm.create_lljit_compiler(machine)
+
+
+def _link(parts: list[bytes] | list[str], symbols: list[str]) -> tuple[Any, ...]:
+    """Loads objects (bytes) or IR (str) as one library; returns the symbols' addresses and the owner of the memory."""
+    builder = llvm.JITLibraryBuilder().add_current_process()
+    for part in parts:
+        _ = builder.add_object_img(part) if isinstance(part, bytes) else builder.add_ir(part)
+    for symbol in symbols:
+        builder.export_symbol(symbol)
+    try:
+        with _jit_lock:
+            owner = builder.link(_jit(), f"octavo{next(_names)}")
+    except RuntimeError as error:
+        raise CodegenError(f"the machine code does not link into this process: {error}") from error
+    return (*[owner[symbol] for symbol in symbols], owner)
