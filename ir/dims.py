@@ -222,8 +222,19 @@ def _extreme(op: str, a: Dim, b: Dim) -> Dim:
     difference = a - b
     if isinstance(difference, int):
         return a if (difference >= 0) == (op == "max") else b
+    for x, y in ((a, b), (b, a)):  # max(min(a,b),b) == b, max(max(a,b),b) == max(a,b)
+        atom = _single_atom(x)
+        if atom is not None and atom.op in ("max", "min") and y in atom.args:
+            return x if atom.op == op else y
     first, second = sorted((a, b), key=str)
     return _atom(op, first, second)
+
+
+def _single_atom(d: Dim) -> Atom | None:
+    """The atom that the dim is, if it is one alone."""
+    if isinstance(d, DimExpr) and len(d.terms) == 1 and d.terms[0][1] == 1 and len(d.terms[0][0]) == 1:
+        return d.terms[0][0][0]
+    return None
 
 
 def dim_product(dims: Iterable[Dim]) -> Dim:

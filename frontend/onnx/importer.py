@@ -1,0 +1,555 @@
+"""ONNX model -> Graph: scopes, names, the walk over nodes, functions, and the list of what is not supported.
+
+Declared shapes of intermediate values are ignored; those of inputs are trusted, with unknown dims as symbols.  Nothing recurses over
+the depth of a graph; only nested sub-graphs and functions do, to a fixed limit.  Every error names the node.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import AttributeProto, GraphProto, NodeProto
+
+from ...ir.dims import Dim, DimExpr, parse_dim, substitute, symbol, symbols_of
+from ...ir.errors import ModelError, OctavoError, ShapeError, UnsupportedOp
+from ...ir.graph import Graph, Node, Value, const_value, input_value
+from ...ir.types import TensorType
+from . import operators as _operators  # noqa: F401  (registers the importers)
+from .files import ONNX_TYPES, element_type, message_name, read_model, sparse_to_array, tensor_shape, to_array
+from .registry import TRACKED, Importer, Optional_, Sequence_, Site, Tensor, importer_of
+from .symbolic import Untracked
+
+MAX_NODES = 2_000_000  # imported nodes, after functions are expanded
+MAX_NESTING = 40  # sub-graphs and functions inside each other
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """A node that Octavo cannot compile: what to tell the user."""
+
+    node: str
+    op: str
+    reason: str
+    hint: str
+
+    def __str__(self) -> str:
+        return f"node {self.node!r} ({self.op}): {self.reason}" + (f"; {self.hint}" if self.hint else "")
+
+
+class _Unknown:
+    """Stands for the outputs of a node that could not be imported."""
+
+
+UNKNOWN = _Unknown()
+
+
+class DependsOnUnknown(Exception):
+    """A sub-graph holds a node that could not be imported; never leaves the importer."""
+
+
+@dataclass
+class Frame:
+    """What the nodes of one graph or function body share."""
+
+    opsets: Mapping[str, int]
+    attrs: Mapping[str, AttributeProto] = field(default_factory=dict)  # a function's own attributes
+    prefix: str = ""
+    depth: int = 0
+
+
+@dataclass
+class Scope:
+    """The names visible to a graph's nodes; a sub-graph sees its parent's through captures."""
+
+    importer: ModelImporter
+    frame: Frame
+    parent: Scope | None = None
+    inlined: bool = False  # a sub-graph that becomes part of its parent: no captures needed
+    names: dict[str, Any] = field(default_factory=dict)
+    captures: dict[str, tuple[Tensor, Value]] = field(default_factory=dict)
+
+    def lookup(self, name: str) -> Any:
+        """What a name stands for; None if nothing does."""
+        found = self.names.get(name)
+        if isinstance(found, onnx.TensorProto | onnx.SparseTensorProto):
+            found = self.names[name] = self.importer.initializer(found, name)
+        if found is not None or self.parent is None:
+            return found
+        outer = self.parent.lookup(name)
+        if outer is None or self.inlined or not isinstance(outer, Tensor) or outer.contents is not None or outer.value.is_const:
+            return outer
+        if name not in self.captures:
+            self.captures[name] = (outer, input_value(f"outer_{len(self.captures)}_{name}", outer.type))
+        return Tensor(self.captures[name][1])
+
+    def define(self, name: str, value: Any, where: str) -> None:
+        if name in self.names:
+            raise ModelError(f"{where}: the name {name[:200]!r} is defined twice")
+        self.names[name] = value
+
+    # used by the importers of control flow
+    def body(self, proto: GraphProto, arguments: Sequence[Tensor | Value], *, inlined: bool = False) -> tuple[Scope, list[Tensor]]:
+        """Import a sub-graph on these inputs: its scope, which knows its captures, and its outputs."""
+        depth = self.frame.depth + 1
+        if depth > MAX_NESTING:
+            raise ModelError(f"sub-graphs are nested more than {MAX_NESTING} deep")
+        inner = Scope(self.importer, Frame(self.frame.opsets, self.frame.attrs, self.frame.prefix, depth), self, inlined)
+        outputs = self.importer.run_graph(proto, inner, arguments)
+        if any(not isinstance(v, Tensor) for v in outputs):
+            raise DependsOnUnknown
+        return inner, outputs
+
+
+class ModelImporter:
+    """The import of one model."""
+
+    def __init__(self, model: onnx.ModelProto, folder: Path | None, dims: Mapping[str, int] | None):
+        self.model = model
+        self.folder = folder
+        self.pinned = dict(dims or {})
+        self.report: list[Unsupported] = []
+        self.errors: list[OctavoError] = []
+        self.functions = {(f.domain, f.name, f.overload): f for f in model.functions}
+        self.constant_nodes: dict[Node, bool] = {}
+        self.symbol_names: set[str] = set()
+        self.fresh = 0
+        self.count = 0
+        opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}
+        if not opsets:
+            raise ModelError("the model does not say which opset it uses (opset_import is empty)")
+        self.frame = Frame(opsets)
+
+    # names and leaves
+    def initializer(self, proto: onnx.TensorProto | onnx.SparseTensorProto, name: str) -> Tensor:
+        where = f"initializer {name[:200]!r}"
+        if isinstance(proto, onnx.SparseTensorProto):
+            return Tensor(const_value(sparse_to_array(proto, self.folder, where)))
+        return Tensor(const_value(to_array(proto, self.folder, where), "onnx:" + name))
+
+    def fresh_symbol(self, name: str = "d") -> DimExpr:
+        while f"{name}{self.fresh}" in self.symbol_names:
+            self.fresh += 1
+        self.symbol_names.add(f"{name}{self.fresh}")
+        return symbol(f"{name}{self.fresh}")
+
+    def input_dims(self, inputs: Iterable[onnx.ValueInfoProto]) -> dict[str, Dim]:
+        """dim_param -> dim: identifiers as they are, expressions over them parsed, other names mangled."""
+        params = [d.dim_param for v in inputs for d in v.type.tensor_type.shape.dim if d.dim_param]
+        result: dict[str, Dim] = {p: symbol(p) for p in params if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", p)}
+        self.symbol_names.update(result)
+        for p in params:
+            if p in result:
+                continue
+            try:
+                parsed = parse_dim(p) if len(p) <= 200 else None
+            except (ModelError, ZeroDivisionError):
+                parsed = None
+            if parsed is not None and isinstance(parsed, DimExpr) and symbols_of(parsed) <= set(result):
+                result[p] = parsed
+                continue
+            name = re.sub(r"[^A-Za-z0-9_]+", "_", p).strip("_")[:60] or "d"
+            name = name if name[0].isalpha() else "d" + name
+            while name in self.symbol_names:
+                name += "_"
+            self.symbol_names.add(name)
+            result[p] = symbol(name)
+        unknown = set(self.pinned) - {s for d in result.values() for s in symbols_of(d)} - set(result)
+        if unknown:
+            known = ", ".join(map(str, result.values())) or "none"
+            raise ModelError(f"dims pins {min(unknown)!r}, which is not a dimension of this model; it has: {known}")
+        return {p: substitute(d, self.pinned) if p not in self.pinned else self.pinned[p] for p, d in result.items()}
+
+    def input_tensor(self, info: onnx.ValueInfoProto, params: Mapping[str, Dim]) -> Value:
+        where = f"input {info.name[:200]!r}"
+        kind = info.type.WhichOneof("value")
+        if kind != "tensor_type":
+            raise UnsupportedOp(f"its type is {(kind or 'missing').removesuffix('_type')}, not a tensor")
+        dtype = element_type(info.type.tensor_type.elem_type, where)
+        if not info.type.tensor_type.HasField("shape"):
+            raise UnsupportedOp("its rank is not declared")
+        shape: list[Dim] = []
+        for d in info.type.tensor_type.shape.dim:
+            if d.dim_param:
+                shape.append(params[d.dim_param])
+            elif d.HasField("dim_value") and d.dim_value >= 0:
+                shape.append(d.dim_value)
+            else:
+                shape.append(self.fresh_symbol())
+        return input_value(info.name, TensorType(dtype, tuple(shape)), "onnx:" + info.name)
+
+    # graphs
+    def run(self) -> Graph:
+        proto = self.model.graph
+        scope = Scope(self, self.frame)
+        held = {t.name for t in proto.initializer} | {t.values.name for t in proto.sparse_initializer}
+        inputs = [v for v in proto.input if v.name not in held]
+        params = self.input_dims(inputs)
+        values: list[Value] = []
+        for info in inputs:
+            try:
+                value = self.input_tensor(info, params)
+            except UnsupportedOp as e:
+                self.refuse(message_name(info, "?"), "input", str(e))
+                scope.define(info.name, UNKNOWN, f"input {message_name(info, '?')!r}")
+                continue
+            scope.define(info.name, Tensor(value), f"input {message_name(info, '?')!r}")
+            values.append(value)
+        outputs = self.run_graph(proto, scope, None)
+        for info, out in zip(proto.output, outputs, strict=True):
+            if out is not UNKNOWN and not isinstance(out, Tensor):
+                self.refuse(message_name(info, "?"), "output", "a sequence or optional cannot leave the model")
+        self.fail_if_unsupported()
+        return Graph(proto.name or "model", tuple(values), tuple(t.value for t in outputs), tuple(o.name for o in proto.output))
+
+    def refuse(self, node: str, op: str, reason: str, hint: str = "") -> None:
+        self.report.append(Unsupported(node, op, reason, hint))
+
+    def fail_if_unsupported(self) -> None:
+        if self.errors:
+            raise self.errors[0]
+        if self.report:
+            shown = "\n".join(f"  {u}" for u in self.report[:20])
+            more = f"\n  and {len(self.report) - 20} more" if len(self.report) > 20 else ""
+            raise UnsupportedOp(f"{len(self.report)} unsupported node{'s' if len(self.report) > 1 else ''}:\n{shown}{more}")
+
+    def run_graph(self, proto: GraphProto, scope: Scope, arguments: Sequence[Tensor | Value] | None) -> list[Any]:
+        """Import a graph's nodes into the scope; its outputs (UNKNOWN where they could not be imported)."""
+        where = f"graph {message_name(proto, 'main')!r}"
+        if arguments is not None:
+            if len(proto.input) != len(arguments):
+                raise ModelError(f"{where}: it has {len(proto.input)} inputs, but gets {len(arguments)}")
+            for info, argument in zip(proto.input, arguments, strict=True):
+                scope.define(info.name, argument if isinstance(argument, Tensor) else Tensor(argument), where)
+        for tensor in proto.initializer:
+            tensor_shape(tensor, f"initializer {message_name(tensor, '?')!r}")
+            scope.define(tensor.name, tensor, where)
+        for sparse in proto.sparse_initializer:
+            scope.define(sparse.values.name, sparse, where)
+        self.run_nodes(proto.node, scope)
+        outputs = []
+        for info in proto.output:
+            out = scope.lookup(info.name)
+            if out is None:
+                raise ModelError(f"{where}: nothing produces its output {info.name[:200]!r}")
+            outputs.append(out)
+        return outputs
+
+    def run_nodes(self, nodes: Iterable[NodeProto], scope: Scope) -> None:
+        for k, node in enumerate(ordered(list(nodes), scope)):
+            self.run_node(node, scope, k)
+
+    def run_node(self, node: NodeProto, scope: Scope, position: int) -> None:
+        self.count += 1
+        if self.count > MAX_NODES:
+            raise ModelError(f"the model has more than {MAX_NODES:,} nodes once its functions are expanded")
+        name = scope.frame.prefix + message_name(node, next((o for o in node.output if o), f"{node.op_type}_{position}"))
+        where = f"node {name!r} ({node.op_type})"
+        operands: list[Any] = []
+        for operand in node.input:
+            found = scope.lookup(operand) if operand else None
+            if operand and found is None:
+                raise ModelError(f"{where} reads {operand[:200]!r}, which nothing produces")
+            operands.append(found)
+        try:
+            if any(o is UNKNOWN for o in operands):
+                self.importable(node, scope)
+                raise DependsOnUnknown
+            results = self.dispatch(node, scope, name, operands)
+        except UnsupportedOp as e:
+            self.refuse(name, full_op(node), str(e), hint_for(node))
+            results = [UNKNOWN] * len(node.output)
+        except DependsOnUnknown:
+            results = [UNKNOWN] * len(node.output)
+        except ShapeError as e:
+            self.errors.append(ShapeError(f"{where}: {e}"))
+            self.refuse(name, full_op(node), str(e), "its operands do not fit together; check the model with onnx.checker")
+            results = [UNKNOWN] * len(node.output)
+        except ModelError as e:
+            raise e if str(e).startswith(("node ", "initializer ", "graph ")) else ModelError(f"{where}: {e}") from None
+        for output, result in zip(node.output, results, strict=False):
+            if output:
+                scope.define(output, result, where)
+        for output in node.output[len(results) :]:
+            if output:
+                self.refuse(name, full_op(node), f"its output {output!r} is not supported", "remove the output if nothing needs it")
+                scope.define(output, UNKNOWN, where)
+
+    def importable(self, node: NodeProto, scope: Scope) -> None:
+        """Raises UnsupportedOp when no way to import this operator exists at all."""
+        domain, version = self.domain_version(node, scope)
+        if (node.domain, node.op_type, node.overload) in self.functions or importer_of(domain, node.op_type, version):
+            return
+        if not schema_has_function(domain, node.op_type, version):
+            raise UnsupportedOp(f"there is no importer for this operator at opset {version}")
+
+    def domain_version(self, node: NodeProto, scope: Scope) -> tuple[str, int]:
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        version = scope.frame.opsets.get(domain)
+        if version is None:
+            if (node.domain, node.op_type, node.overload) in self.functions:
+                return domain, 1
+            if domain and importer_of(domain, node.op_type, 1):
+                return domain, 1  # contrib operators are often used without declaring their domain
+            raise ModelError(f"the model does not import the operator domain {domain or 'ai.onnx'!r}")
+        return domain, version
+
+    def dispatch(self, node: NodeProto, scope: Scope, name: str, operands: list[Any]) -> list[Any]:
+        domain, version = self.domain_version(node, scope)
+        function = self.functions.get((node.domain, node.op_type, node.overload))
+        if function is not None:
+            return self.call_function(function, node, scope, name, operands)
+        attrs = {a.name: decoded for a in resolved_attributes(node, scope) if (decoded := self.decode(a, name)) is not None}
+        site = Site(
+            node.op_type, domain, version, name, "onnx:" + name, attrs, tuple(node.output), scope, self.fresh_symbol, self.constant_nodes
+        )  # fmt: skip
+        if not domain and node.op_type in TRACKED and all(o is None or isinstance(o, Tensor) for o in operands):
+            try:
+                return [guarded(TRACKED[node.op_type], site, operands)]
+            except Untracked:
+                pass
+        importer = importer_of(domain, node.op_type, version)
+        if importer is not None:
+            result = guarded(importer, site, operands)
+            results = list(result) if isinstance(result, tuple) else [result]
+            return [Tensor(r) if isinstance(r, Value) else UNKNOWN if r is None else r for r in results]
+        body = schema_function(domain, version, node, scope, operands)
+        if body is None:
+            raise UnsupportedOp(f"there is no importer for this operator at opset {version}")
+        return self.call_function(body, node, scope, name, operands, {o.domain: o.version for o in body.opset_import} or None)
+
+    def call_function(
+        self,
+        function: onnx.FunctionProto,
+        node: NodeProto,
+        scope: Scope,
+        name: str,
+        operands: list[Any],
+        opsets: Mapping[str, int] | None = None,
+    ) -> list[Any]:
+        """Expand a function's body in place of the node."""
+        depth = scope.frame.depth + 1
+        if depth > MAX_NESTING:
+            raise ModelError(f"functions call each other more than {MAX_NESTING} deep; recursion is not allowed")
+        attrs = {a.name: a for a in function.attribute_proto}
+        attrs.update({a.name: a for a in resolved_attributes(node, scope)})
+        if opsets is None:
+            opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in function.opset_import}
+            opsets = {**scope.frame.opsets, **opsets}
+        inner = Scope(self, Frame(opsets, attrs, f"{name}/", depth))
+        if len(operands) > len(function.input):
+            raise ModelError(f"function {function.name} takes {len(function.input)} inputs, got {len(operands)}")
+        for parameter, operand in zip(function.input, operands, strict=False):
+            if operand is not None:
+                inner.define(parameter, operand, f"function {function.name}")
+        absent = set(function.input) - set(inner.names)
+        self.run_nodes([drop_inputs(n, absent) for n in function.node] if absent else function.node, inner)
+        results = []
+        for output in function.output[: len(node.output)]:
+            result = inner.lookup(output)
+            if result is None and output not in absent:
+                raise ModelError(f"function {function.name}: nothing produces its output {output!r}")
+            results.append(result)
+        return results
+
+    def decode(self, a: AttributeProto, node: str) -> Any:
+        """The Python value of an attribute; None for one that is absent."""
+        kind, where = a.type, f"node {node!r}: attribute {a.name!r}"
+        if kind == AttributeProto.FLOAT:
+            return float(a.f)
+        if kind == AttributeProto.INT:
+            return int(a.i)
+        if kind == AttributeProto.STRING:
+            return a.s.decode("utf-8", "surrogateescape")
+        if kind == AttributeProto.FLOATS:
+            return tuple(float(x) for x in a.floats)
+        if kind == AttributeProto.INTS:
+            return tuple(int(x) for x in a.ints)
+        if kind == AttributeProto.STRINGS:
+            return tuple(s.decode("utf-8", "surrogateescape") for s in a.strings)
+        if kind == AttributeProto.TENSOR:
+            return to_array(a.t, self.folder, where)
+        if kind == AttributeProto.SPARSE_TENSOR:
+            return sparse_to_array(a.sparse_tensor, self.folder, where)
+        if kind == AttributeProto.GRAPH:
+            return a.g
+        if kind == AttributeProto.TYPE_PROTO:
+            return a.tp
+        raise ModelError(f"{where} has a type that does not exist or is not supported")
+
+
+def guarded(importer: Importer, site: Site, operands: list[Any]) -> Any:
+    """Run an importer; what its code did not expect of the node (operand count, ranks, attribute values) is a ModelError."""
+    try:
+        return importer(site, *operands)
+    except (TypeError, ValueError, IndexError, KeyError, AttributeError, OverflowError, ZeroDivisionError) as e:
+        raise ModelError(f"its {len(operands)} inputs or its attributes do not fit the operator ({e})") from e
+
+
+def full_op(node: NodeProto) -> str:
+    return f"{node.domain}::{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
+
+
+def hint_for(node: NodeProto) -> str:
+    if node.op_type in ("Loop", "Scan", "If"):
+        return "run constant folding on the model (for example onnxruntime's offline optimisation), or export it without control flow"
+    if node.domain not in ("", "ai.onnx", "ai.onnx.ml", "com.microsoft"):
+        return "give the model a function body for this operator"
+    return "export the model with static shapes, or replace this operator"
+
+
+def drop_inputs(node: NodeProto, absent: set[str]) -> NodeProto:
+    """The node with inputs that the caller left out marked as absent."""
+    if not absent.intersection(node.input):
+        return node
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    for k, name in enumerate(copy.input):
+        if name in absent:
+            copy.input[k] = ""
+    return copy
+
+
+def resolved_attributes(node: NodeProto, scope: Scope) -> list[AttributeProto]:
+    """The node's attributes, with references to a function's own attributes replaced; absent ones are left out."""
+    found = []
+    for a in node.attribute:
+        if a.ref_attr_name:
+            given = scope.frame.attrs.get(a.ref_attr_name)
+            if given is None:
+                continue
+            copy = AttributeProto()
+            copy.CopyFrom(given)
+            copy.name = a.name
+            found.append(copy)
+        else:
+            found.append(a)
+    return found
+
+
+def read_names(node: NodeProto) -> set[str]:
+    """Every name that a node reads, those inside its sub-graphs included (an over-estimate: local names too)."""
+    names, stack = set(node.input), [a for a in node.attribute if a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS)]
+    while stack:
+        a = stack.pop()
+        for graph in (a.g, *a.graphs):
+            names.update(o.name for o in graph.output)
+            for inner in graph.node:
+                names.update(inner.input)
+                stack.extend(b for b in inner.attribute if b.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS))
+    names.discard("")
+    return names
+
+
+def ordered(nodes: list[NodeProto], scope: Scope) -> list[NodeProto]:
+    """The nodes with producers before users: as they are if that holds already.  Raises ModelError on a cycle."""
+    producer: dict[str, int] = {}
+    for k, node in enumerate(nodes):
+        for output in node.output:
+            if output:
+                producer.setdefault(output, k)
+    needs = [{producer[x] for x in read_names(n) if x in producer} for n in nodes]
+    if all(max(need, default=-1) < k for k, need in enumerate(needs)):
+        return nodes
+    waiting = [len(need - {k}) for k, need in enumerate(needs)]
+    users: list[list[int]] = [[] for _ in nodes]
+    for k, need in enumerate(needs):
+        for p in need - {k}:
+            users[p].append(k)
+        if k in need and set(nodes[k].input) & set(nodes[k].output):
+            raise ModelError(f"node {message_name(nodes[k], str(k))!r} ({nodes[k].op_type}) reads its own output")
+    ready = [k for k, count in enumerate(waiting) if not count][::-1]
+    result = []
+    while ready:
+        k = ready.pop()
+        result.append(nodes[k])
+        for user in users[k]:
+            waiting[user] -= 1
+            if not waiting[user]:
+                ready.append(user)
+    if len(result) < len(nodes):
+        stuck = next(n for k, n in enumerate(nodes) if waiting[k])
+        raise ModelError(f"the graph has a cycle through node {message_name(stuck, '?')!r} ({stuck.op_type})")
+    return result
+
+
+def _schema(domain: str, op: str, version: int) -> onnx.defs.OpSchema | None:
+    try:
+        return onnx.defs.get_schema(op, version, domain)
+    except onnx.defs.SchemaError:
+        return None
+
+
+def schema_has_function(domain: str, op: str, version: int) -> bool:
+    schema = _schema(domain, op, version)
+    return schema is not None and (schema.has_function or schema.has_context_dependent_function)
+
+
+def schema_function(
+    domain: str, version: int, node: NodeProto, scope: Scope, operands: Sequence[Tensor | None]
+) -> onnx.FunctionProto | None:
+    """The function body by which the standard defines the operator, or None."""
+    schema = _schema(domain, node.op_type, version)
+    if schema is None:
+        return None
+    resolved = NodeProto()
+    resolved.CopyFrom(node)
+    del resolved.attribute[:]
+    resolved.attribute.extend(resolved_attributes(node, scope))
+    given = {a.name for a in resolved.attribute}
+    for name, attribute in schema.attributes.items():
+        if name not in given and attribute.default_value.type:
+            resolved.attribute.append(attribute.default_value)
+    body: bytes | onnx.FunctionProto | None = None
+    if schema.has_function:
+        body = schema.function_body
+    elif schema.has_context_dependent_function:
+        usable = [v for v in schema.context_dependent_function_opset_versions if v <= version]
+        types = [type_proto(o).SerializeToString() for o in operands]
+        if usable:
+            body = schema.get_context_dependent_function_with_opset_version(max(usable), resolved.SerializeToString(), types)
+    if not body:
+        return None
+    function = (
+        onnx.FunctionProto.FromString(body) if isinstance(body, bytes) else onnx.FunctionProto.FromString(body.SerializeToString())
+    )
+    have = {a.name for a in function.attribute_proto}
+    function.attribute_proto.extend(a for a in resolved.attribute if a.name not in have)
+    return function if len(function.node) else None
+
+
+def type_proto(x: Tensor | Sequence_ | Optional_ | None) -> onnx.TypeProto:
+    if not isinstance(x, Tensor):
+        return onnx.TypeProto()
+    shape = [d if isinstance(d, int) else None for d in x.shape]
+    return onnx.helper.make_tensor_type_proto(ONNX_TYPES[x.dtype], shape)
+
+
+Model = str | os.PathLike[str] | bytes | onnx.ModelProto
+
+
+def import_model(model: Model, dims: Mapping[str, int] | None = None) -> Graph:
+    """The graph of an ONNX model (path, bytes or ModelProto); `dims` pins symbols to sizes.
+
+    Raises ModelError for a malformed or unsafe file, UnsupportedOp with every unsupported node, ShapeError for operands that
+    cannot fit together.
+    """
+    proto, folder = read_model(model)
+    return ModelImporter(proto, folder, dims).run()
+
+
+def check_model(model: Model) -> list[Unsupported]:
+    """Every node that cannot be compiled, found in one run.  Raises ModelError for a malformed or unsafe file."""
+    proto, folder = read_model(model)
+    importer = ModelImporter(proto, folder, None)
+    try:
+        importer.run()
+    except (UnsupportedOp, ShapeError):
+        if not importer.report:
+            raise
+    return importer.report
