@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from .dims import Dim, parse_dim
+from .dims import Dim, evaluate_dim, parse_dim
 from .errors import ModelError, OctavoError
 from .graph import Constant, Graph, Node, Value, const_value, input_value
 from .ops.registry import apply_node
@@ -246,9 +246,7 @@ class _Parser:
         self.at = match.end()
         return match[1].rstrip()
 
-    def argument(
-        self, operands: list[Value], attrs: dict[str, Any], values: dict[str, tuple[Value, ...]], nesting: int
-    ) -> None:
+    def argument(self, operands: list[Value], attrs: dict[str, Any], values: dict[str, tuple[Value, ...]], nesting: int) -> None:
         if self.peek(_OPERAND) and attrs:
             self.fail("operands come before attributes")
         if self.text.startswith("%", self.at):
@@ -374,7 +372,7 @@ class _Parser:
         self.expect(">")
         if not type.is_static:
             self.fail(f"a constant of type {type} has no fixed size", start)
-        shape = tuple(int(str(d)) for d in type.shape)
+        shape = tuple(evaluate_dim(d, {}) for d in type.shape)
         expected = (2 if type.dtype.kind == "c" else 1) * math.prod(shape)
         if len(texts) != expected:
             self.fail(f"{type} has {expected} elements, the text {len(texts)}", start)

@@ -6,14 +6,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..ir.graph import Graph
+from .absorb import absorb
 from .cse import cse
 from .expand import expand
 from .fold import fold
+from .layout import layout
 from .manager import Fixpoint, Step, run_passes
+from .recognize import recognize
+from .simplify import simplify
+from .transposes import sink_transposes, transposes_to_reshapes
 
 PIPELINE: tuple[Step, ...] = (
     expand,  # first: every later pass then knows the primitives only
-    Fixpoint((fold, cse)),
+    Fixpoint((simplify, fold, cse, sink_transposes, absorb)),  # before recognize: equal operands are one value, constants are known
+    recognize,  # while activations and norms are as they were written; fusion would hide them
+    expand,  # the norms recognised, now in the one form that fusion knows
+    layout,  # after absorb, which sees a convolution and its batch norm side by side
+    Fixpoint((sink_transposes, simplify, fold, cse)),  # the transposes that layout inserted meet and cancel
+    transposes_to_reshapes,  # last: sinking no longer needs to see them as transposes
+    Fixpoint((simplify, cse)),  # those reshapes merge with their neighbours
 )
 
 

@@ -48,9 +48,7 @@ ATTRIBUTES = {
     "none": None,
     "strings": ('a"b\\', "line\nline", "; not a comment", "%x) : f32[1]", "é\u2028\0", ""),
     "dims": (symbol("batch"), 2 * symbol("s") + 1, symbol("s") // 2 * 3 - symbol("s") % 4, -floordiv(symbol("a"), 7)),
-    "named_like_something_else": tuple(
-        symbol(n) for n in ("f32", "true", "inf", "nan", "none", "const", "graph", "dim", "max")
-    ),
+    "named_like_something_else": tuple(symbol(n) for n in ("f32", "true", "inf", "nan", "none", "const", "graph", "dim", "max")),
     "dtypes": tuple(DTYPES.values()),
     "nested": ((), (1, (2.0, ("x",))), ((),)),
 }
@@ -191,7 +189,7 @@ MALFORMED = {
     ONE + "%1 = relu(%x, a=1, a=2) : f32[2]\n}": "line 2, column 22: the attribute a is given twice",
     ONE + "%1 = relu(%x, a=1 2) : f32[2]\n}": "line 2, column 19: not an attribute value",
     ONE + "%1 = relu(%x, a=[1,) : f32[2]\n}": "line 2, column",
-    ONE + "%1 = nothing(%x)\n}": "line 2, column 8: the types are left out and cannot be inferred",
+    ONE + "%1 = nothing(%x)\n}": "line 2, column 7: the types are left out and cannot be inferred",
     ONE + "%1 = f(const<f32[2] [1.0]>) : f32[2]\n}": "line 2, column 10: f32[2] has 2 elements, the text 1",
     ONE + "%1 = f(const<i8[1] [300]>) : f32[2]\n}": "an element is not a i8: 300 is outside -128..127",
     ONE + "%1 = f(const<f32[1] [x]>) : f32[2]\n}": "an element is not a f32",

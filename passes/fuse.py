@@ -1,0 +1,217 @@
+"""Fusion: the graph as `kernel` nodes, each one loop nest, with everything fused into it as its body.
+
+Four kinds of group, by anchor: a contraction with the pointwise chain after it; a reduction or a composite that is one row
+computation (softmax, layer_norm) with pointwise work around it; an opaque op alone; and for the rest groups of pointwise and index ops
+that end in one stored value.  A node joins the group of its readers when all of them are in that group, so every group has one
+result and no cycle can arise.  Reshapes that only regroup dims are views and stay outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..ir.dims import Dim
+from ..ir.graph import Graph, Node, Value, const_value, input_value
+from ..ir.ops.registry import op_def
+from .expand import expand
+
+ROW_COMPOSITES = frozenset({"softmax", "log_softmax", "layer_norm", "rms_norm", "log_sum_exp"})
+LIMIT = 48  # nodes in one body
+COSTLY = frozenset(
+    ["exp", "log", "tanh", "sigmoid", "erf", "gelu", "silu", "softplus", "mish", "pow", "sin", "cos", "tan", "div", "sqrt", "rem", "mod"]
+)
+REPEATING = frozenset({"broadcast_to", "tile", "gather", "gather_elements", "gather_nd", "window"})  # read an element many times
+
+
+@dataclass(eq=False)
+class _Group:
+    """Nodes that become one kernel; `root` is stored."""
+
+    root: Node
+    kind: str  # "contract", "row", "opaque", "map"
+    members: list[Node] = field(default_factory=list)
+
+
+def fuse(graph: Graph) -> Graph:
+    """Every computing node inside a `kernel`; leaves, views (`reshape`) and control flow stay.  Sub-graphs are fused too."""
+    groups = _group(graph)
+    new: dict[Node, tuple[Value, ...]] = {}
+    for node in graph.nodes:
+        group = groups.get(node)
+        if group is None:
+            inputs = tuple(new[v.node][v.index] for v in node.inputs)
+            attrs = {k: fuse(a) if isinstance(a, Graph) else a for k, a in node.attrs.items()}
+            changed = inputs != node.inputs or any(attrs[k] is not a for k, a in node.attrs.items())
+            new[node] = Node(node.op, inputs, attrs, node.types, node.loc).outputs if changed else node.outputs
+        elif group.root is node:
+            new[node] = _kernel(group, new)
+    return graph.with_roots([new[v.node][v.index] for v in graph.roots])
+
+
+def is_view(node: Node) -> bool:
+    """Whether a node only names the same memory by another shape."""
+    return node.op == "reshape"
+
+
+def _inlined(v: Value) -> bool:
+    """Constants of one element are literals in the code."""
+    return v.is_const and v.array.size == 1 and v.dtype.kind in "fiub"
+
+
+def _group(graph: Graph) -> Mapping[Node, _Group]:
+    groups: dict[Node, _Group] = {}
+    stored = {v.node for v in graph.roots}
+    users = graph.users
+    for node in graph.nodes:
+        kind = _anchor(node)
+        if kind:
+            groups[node] = group = _Group(node, kind, [node])
+            if kind in ("contract", "row"):
+                _extend(group, users, stored, groups)
+    for node in reversed(graph.nodes):
+        if node in groups or not _fusable(node):
+            continue
+        group = None if node in stored else _readers_group(node, users[node], groups)
+        if group is None:
+            if is_view(node):
+                continue
+            group = _Group(node, "map")
+        group.members.append(node)
+        groups[node] = group
+    return groups
+
+
+def _anchor(node: Node) -> str | None:
+    kind = op_def(node.op).kind
+    if kind == "contraction":
+        return "contract"
+    if kind == "reduction" or node.op in ROW_COMPOSITES:
+        return "row"
+    return "opaque" if kind == "opaque" else None
+
+
+def _fusable(node: Node) -> bool:
+    return op_def(node.op).kind in ("pointwise", "index")
+
+
+def _extend(group: _Group, users: Mapping[Node, tuple[Node, ...]], stored: set[Node], groups: Mapping[Node, _Group]) -> None:
+    """Take in the chain of pointwise readers of the result, as long as each is the only one and has the same shape."""
+    shape = group.root.types[0].shape
+    while group.root not in stored and len(group.members) < LIMIT:
+        readers = set(users[group.root])
+        if len(readers) != 1:
+            return
+        (reader,) = readers
+        if op_def(reader.op).kind != "pointwise" or reader.types[0].shape != shape or reader in groups:
+            return
+        group.members.append(reader)
+        group.root = reader
+        groups[reader] = group  # type: ignore[index]
+
+
+def _readers_group(node: Node, readers: tuple[Node, ...], groups: Mapping[Node, _Group]) -> _Group | None:
+    """The one group that holds every reader and takes the node in as a producer."""
+    found = {groups.get(r) for r in readers}
+    if len(found) != 1:
+        return None
+    (group,) = found
+    if group is None or len(group.members) >= LIMIT or node.op == "concat":
+        return None
+    if group.kind == "map":
+        return group if all(_reads_cheaply(node, r) for r in readers) else None
+    if group.kind == "row":
+        return group if _feeds_row(node, readers, group) else None
+    if group.kind == "contract":
+        return group if _unpacks(node, readers) else None
+    return None
+
+
+def _reads_cheaply(node: Node, reader: Node) -> bool:
+    """Whether computing `node` anew at each read by `reader` costs no more than storing it."""
+    if node.op == "reshape" and not _regroups_ones(node.inputs[0].shape, node.types[0].shape):
+        return False
+    arithmetic = op_def(node.op).kind == "pointwise"
+    if op_def(reader.op).kind == "pointwise":
+        return node.types[0].shape == reader.types[0].shape or node.op not in COSTLY
+    if reader.op == "reshape" and not _regroups_ones(reader.inputs[0].shape, reader.types[0].shape):
+        return False
+    return not (arithmetic and reader.op in REPEATING)
+
+
+def _regroups_ones(a: tuple[Dim, ...], b: tuple[Dim, ...]) -> bool:
+    return [d for d in a if d != 1] == [d for d in b if d != 1]
+
+
+def _feeds_row(node: Node, readers: tuple[Node, ...], group: _Group) -> bool:
+    """A row takes in pointwise producers of its full shape, and windows, which only it can read without storing them."""
+    anchor = group.members[0]
+    full = anchor.inputs[0].shape
+    if node.types[0].shape != full or any(v.node is node for v in anchor.inputs[1:]):
+        return False
+    if node.op == "window":
+        return all(r is anchor or op_def(r.op).kind == "pointwise" for r in readers)
+    if op_def(node.op).kind != "pointwise" and node.op not in ("broadcast_to", "slice"):
+        return False
+    windowed = anchor.inputs[0].node.op == "window"
+    return not windowed
+
+
+def _unpacks(node: Node, readers: tuple[Node, ...]) -> bool:
+    """The chain from packed panels to a contraction's second operand is part of how the contraction reads."""
+    if node.op == "unpack_panels":
+        return True
+    if node.op not in ("reshape", "transpose"):
+        return False
+    if any(op_def(r.op).kind == "contraction" and r.inputs[0].node is node for r in readers):
+        return False
+    below = node
+    while below.op in ("reshape", "transpose"):
+        below = below.inputs[0].node
+    depthwise = any(r.op == "conv" and r.inputs[1].node is node and r.inputs[1].shape[1] == 1 for r in readers)
+    return below.op == "unpack_panels" or depthwise or all(r.op in ("reshape", "transpose") for r in readers)
+
+
+def _kernel(group: _Group, new: Mapping[Node, tuple[Value, ...]]) -> tuple[Value, ...]:
+    """The kernel node of a group whose operands are already in `new`."""
+    members = set(group.members)
+    inside: dict[Value, Value] = {}
+    operands: list[Value] = []
+    inputs: list[Value] = []
+
+    def read(v: Value) -> Value:
+        if v not in inside:
+            outer = new[v.node][v.index]
+            if _inlined(outer):
+                inside[v] = const_value(outer.node.attrs["value"])
+            else:
+                inside[v] = input_value(f"x{len(inputs)}", v.type)
+                inputs.append(inside[v])
+                operands.append(outer)
+        return inside[v]
+
+    for node in _in_order(group, members):
+        copy = Node(node.op, tuple(read(v) for v in node.inputs), node.attrs, node.types, node.loc)
+        for v, c in zip(node.outputs, copy.outputs, strict=True):
+            inside[v] = c
+    outputs = tuple(inside[v] for v in group.root.outputs)
+    body = expand(Graph(group.kind, tuple(inputs), outputs))
+    return Node("kernel", tuple(operands), {"body": body}, group.root.types, group.root.loc).outputs
+
+
+def _in_order(group: _Group, members: set[Node]) -> list[Node]:
+    """The group's nodes, operands first."""
+    order: list[Node] = []
+    done: set[Node] = set()
+    stack = [group.root]
+    while stack:
+        node = stack[-1]
+        waiting = [v.node for v in node.inputs if v.node in members and v.node not in done]
+        if node in done or not waiting:
+            stack.pop()
+            if node not in done:
+                done.add(node)
+                order.append(node)
+        else:
+            stack.extend(waiting)
+    return order
