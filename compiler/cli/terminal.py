@@ -7,6 +7,7 @@ Colours and bars appear on terminals only and respect NO_COLOR; elsewhere progre
 from __future__ import annotations
 
 import json
+import math
 import sys
 import threading
 import time
@@ -45,7 +46,7 @@ class Terminal:
     def emit(self, data: Mapping[str, Any], show: Callable[[Console], None]) -> None:
         """Print the result: `data` as JSON if that was asked for, else what `show` prints."""
         if self.json:
-            print(json.dumps(data, indent=2))
+            print(json.dumps(_plain(data), indent=2, allow_nan=False))
         else:
             show(_console(sys.stdout))
 
@@ -97,6 +98,15 @@ def table(*columns: str, title: str | None = None, text: int = 1) -> Table:
     for k, name in enumerate(columns):
         result.add_column(name, justify="left" if k < text else "right", overflow="fold")
     return result
+
+
+def _plain(data: Any) -> Any:
+    """The data with infinities and NaN as text, which JSON has no numbers for."""
+    if isinstance(data, Mapping):
+        return {key: _plain(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_plain(value) for value in data]
+    return str(data) if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def _console(stream: Any) -> Console:

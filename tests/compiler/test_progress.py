@@ -1,0 +1,49 @@
+"""Progress: reported always, heard by those who listen, shown on the right stream."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from octavo.compiler.cli import terminal as terminal_module
+from octavo.compiler.cli.terminal import Terminal
+from octavo.compiler.progress import Step, listening, report
+
+
+def test_reports_reach_the_listener_of_the_block_only() -> None:
+    heard: list[Step] = []
+    report("before")
+    with listening(heard.append):
+        report("kernels", 1, 3)
+    report("after")
+    assert heard == [Step("kernels", 1, 3)]
+
+
+def test_progress_is_plain_lines_on_stderr_when_it_is_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal_module, "PATIENCE", 0.0)
+    with Terminal().progress("compile"):
+        report("kernels", 1, 4)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("compile: kernels 1/4, ")
+
+
+def test_progress_is_json_lines_with_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal_module, "PATIENCE", 0.0)
+    with Terminal(json=True).progress("compile"):
+        report("kernels", 2, 4)
+    line = json.loads(capsys.readouterr().err)
+    assert (line["progress"], line["stage"], line["done"], line["total"]) == ("compile", "kernels", 2, 4)
+
+
+def test_short_work_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with Terminal().progress("compile"):
+        report("kernels", 1, 4)
+    assert capsys.readouterr().err == ""
+
+
+def test_json_has_no_bare_infinities(capsys: pytest.CaptureFixture[str]) -> None:
+    Terminal(json=True).emit({"error": float("inf"), "rows": [float("nan"), 1.5]}, lambda out: None)
+    assert json.loads(capsys.readouterr().out) == {"error": "inf", "rows": ["nan", 1.5]}
