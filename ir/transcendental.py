@@ -1,178 +1,456 @@
-"""exp, log, sin and their kin as plain arithmetic over the scalar namespace `s`, so that every target computes the same bits.
+"""exp, log, sin and their kin as plain arithmetic over the scalar namespace `s`, so that every target computes the same values.
 
-Each function is f(s, x) for x of dtype f32 or f64 (pow: f(s, x, y)); narrower floats are widened by the caller.  No branches, no
-tables, no library calls: the expression becomes vector code wherever + - * / fma, comparisons and integer shifts do.
+A function is f(s, x), x of dtype f32 or f64 (pow: f(s, x, y)); callers widen narrower floats.  There are no branches, tables in
+memory or library calls: an expression becomes vector code wherever + - * / fma sqrt, comparisons and integer shifts do.
+
+exp log tanh erf sin cos of f32 stay in f32 (sin and cos reduce their argument in f64).  The rest are rare in networks: their f32
+forms compute in f64, with polynomials only as long as f32 needs.  Within 2 ulp for f32, 4 ulp for f64; the exception is sin, cos
+and tan of |x| >= 2**50 (f32) or 2**30 (f64), where an f64 reduction no longer knows the phase: past 2**50 they are NaN.
+
+How a table of coefficients was found stands beside it: `minimax` is Remez exchange (f64) or linear programming on a dense grid,
+rounding one coefficient after another and refitting the rest (f32), always for the relative error of the whole function.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from .loops import Expr
-from .types import f64, i64
+from .loops import Const, Expr
+from .types import DType, f32, f64, i32, i64
+
+
+@dataclass(frozen=True)
+class _Format:
+    """The bits of a float dtype, and the limits past which a result no longer changes."""
+
+    bits: DType
+    mantissa: int
+    bias: int
+    sqrt_half: int
+    exp_range: tuple[float, float]
+    tanh_limit: float
+    erf_limit: float
+
+    @property
+    def rounder(self) -> float:
+        """rounder + v has rint(v) in its low bits, for |v| < 2**(mantissa - 1); `bias` there makes it a ready exponent field."""
+        return 1.5 * 2.0**self.mantissa + self.bias
+
+
+_FORMATS = {
+    f32: _Format(i32, 23, 127, 0x3F3504F3, (-104.0, 89.0), 9.02, 3.925),
+    f64: _Format(i64, 52, 1023, 0x3FE6A09E667F3BCD, (-746.0, 710.0), 20.0, 5.95),
+}
 
 _LN2 = math.log(2.0)
 
+# ln 2 in three parts for 2 n ln2 and n ln2: the leading part times n is exact
+_TWO_LN2 = {f32: (1.3862942457199097, 1.1539998095086571e-07), f64: (1.3862943611198906, 4.638093627692599e-17)}
+_LN2_SHORT, _LN2_REST = 0.6931471805592082, 7.371002565167799e-13
 
-def _wide(s: Any, x: Expr) -> Expr:
-    return s.cast(x, f64)
+# pi and pi/2 in parts of 53 bits, each truncated, so that the next is positive and -0 stays -0
+_PI = (3.141592653589793, 1.224646799147353e-16, 2.1657133478438278e-32)
+_HALF_PI = (1.5707963267948966, 6.123233995736765e-17, 1.0828566739219139e-32)
+
+# (exp(r) - 1 - r) / r**2 on |r| <= ln 2: minimax, 2**-26.0 and 2**-56.5
+_EXP = {
+    f32: (0.5000003576278687, 0.1666661649942398, 0.04166121035814285, 0.008335999213159084, 0.0014105279697105289, 0.00019623598200269043),
+    f64: (
+        0.4999999999999993, 0.1666666666666694, 0.04166666666670236, 0.008333333333269419, 0.0013888888883543703,
+        0.00019841269893100974, 2.4801590846822608e-05, 2.755730056384171e-06, 2.755615430194982e-07, 2.5055042566137957e-08,
+        2.106263261498488e-09, 1.5935391377243235e-10,
+    ),
+}  # fmt: skip
+
+# (r - (1 - exp(-2 r)) / 2) / r**2, negated, on |r| <= ln(2) / 4: minimax, 2**-26.1 and 2**-55.6
+_TANH = {
+    f32: (-0.9999999403953552, 0.66666179895401, -0.33333972096443176, 0.13386277854442596, -0.044378612190485),
+    f64: (
+        -1.000000000000001, 0.6666666666666635, -0.3333333333326089, 0.13333333333423933, -0.044444444581743923,
+        0.012698412619739726, -0.0031745926372981543, 0.0007054696413114527, -0.00014144594648595802, 2.565506754622012e-05,
+    ),
+}  # fmt: skip
+
+# (1 - 2**-r) / r on |r| <= 1/2: minimax, 2**-26.2 and 2**-55.6
+_EXP2M1 = {
+    f32: (0.6931471824645996, -0.24022649228572845, 0.05550367385149002, -0.0096183056011796, 0.0013387452345341444, -0.00015384658763650805),
+    f64: (
+        0.6931471805599453, -0.24022650695910097, 0.055504108664821236, -0.009618129107606893, 0.0013333558146532438,
+        -0.00015403530441770492, 1.5252733700613591e-05, -1.321544254726685e-06, 1.0178121434902603e-07, -7.0725971295925896e-09,
+        4.4455378789436554e-10,
+    ),
+}  # fmt: skip
+
+# -log2(erfc(a)) / a on 0 <= a <= erf_limit: minimax, 2**-27.3 and 2**-53.7 of erf
+_ERF = {
+    f32: (
+        1.6279070377349854, 0.9184473752975464, 0.14828044176101685, -0.02764839492738247, -0.00019418386546910137,
+        0.002360840793699026, -0.000884976121596992, 0.0001607699814485386, -1.2227409570186865e-05,
+    ),
+    f64: (
+        1.6279070286111148, 0.918448188526614, 0.14826952512024374, -0.027596515573492793, -0.0003018049215759802,
+        0.002447114521048834, -0.0008514018841635846, 3.744545512859317e-05, 9.275087157080787e-05, -4.230491602540374e-05,
+        4.033571823132699e-06, 5.142759459334077e-06, -3.5054600893352384e-06, 1.2316507440066761e-06, -2.511622877249251e-07,
+        1.2075199094731173e-08, 1.1228823482361412e-08, -4.549386628271301e-09, 9.827035456658617e-10, -1.377662314533758e-10,
+        1.2583308018259645e-11, -6.860724568572206e-13, 1.7026360400313367e-14,
+    ),
+}  # fmt: skip
+
+# (log(1 + f) - f) / f**2 on sqrt(1/2) <= 1 + f <= sqrt(2): minimax, 2**-27.8, 2**-59.3
+_LOG = {
+    f32: (
+        -0.49999988079071045, 0.33333325386047363, -0.25001609325408936, 0.20002004504203796, -0.1660841405391693,
+        0.1418086737394333, -0.13248039782047272, 0.12912733852863312, -0.07618805021047592,
+    ),
+    f64: (
+        -0.5, 0.3333333333333349, -0.24999999999998038, 0.19999999999935406, -0.1666666666701288, 0.14285714294953733,
+        -0.12499999976979956, 0.11111110456795222, -0.10000000507130762, 0.09090935319473581, -0.08333344737045484,
+        0.07691681399557099, -0.07141983650831565, 0.06675500029358979, -0.06270263603695694, 0.058158210980905005,
+        -0.05322678523215986, 0.054197106013362834, -0.06288671401604852, 0.05702198160366641, -0.024231640046785706,
+    ),
+}  # fmt: skip
+
+# the same where f64 arithmetic ends in an f32 result (pow multiplies the error by up to 89): minimax, 2**-35.7
+_LOG_FOR_F32 = (
+    -0.5000000002177379, 0.3333333405157843, -0.24999994779070253, 0.1999989720860321, -0.16666929384368467, 0.14290605527275066,
+    -0.12497403489454588, 0.11009105373727633, -0.09926901346922626, 0.10017974531490767, -0.09875753549489394, 0.05358637798196796,
+)  # fmt: skip
+
+# (2 atanh(v) - 2 v - 2/3 v**3) / v**5 over v**2, |v| <= (sqrt(2) - 1) / (sqrt(2) + 1): minimax, 2**-59.0
+_ATANH = (0.39999999999779445, 0.28571428672491456, 0.22222204962888667, 0.18183262110621953, 0.15321191894338912, 0.14729239271403563)
+
+# (sin(r) / r - 1) / r**2 over r**2, |r| <= pi/2: minimax, 2**-27.2 and 2**-61.6
+_SIN = {
+    f32: (-0.16666659712791443, 0.008333069272339344, -0.00019809768127743155, 2.6060538402816746e-06),
+    f64: (
+        -0.16666666666666666, 0.008333333333333193, -0.00019841269841208475, 2.7557319211006345e-06, -2.5052106860514908e-08,
+        1.6058939073999276e-10, -7.642974691768008e-13, 2.720994541943452e-15,
+    ),
+}  # fmt: skip
+
+# (cos(r) - 1 + r**2 / 2) / r**4 over r**2, |r| <= pi/4: minimax, 2**-33.0 and 2**-63.9
+_COS = {
+    f32: (0.04166664555447607, -0.0013887309866904862, 2.443241301153324e-05),
+    f64: (
+        0.041666666666666595, -0.0013888888888872895, 2.4801587288748207e-05, -2.755731414862885e-07, 2.087569657322312e-09,
+        -1.135831051879154e-11,
+    ),
+}  # fmt: skip
+
+# (atan(u) / u - 1) / u**2 over u**2, 0 <= u <= 1: minimax, 2**-28.5 and 2**-55.0
+_ATAN = {
+    f32: (
+        -0.33333299089188284, 0.1999854828366796, -0.1426424166453662, 0.10952185676142599, -0.08403450025189413,
+        0.05795758841848318, -0.031177840897367436, 0.010914603225613275, -0.0017936211800573182,
+    ),
+    f64: (
+        -0.3333333333333186, 0.19999999999755017, -0.1428571427133473, 0.11111110678747495, -0.0909090123537412,
+        0.07692212930347059, -0.06665860361820432, 0.05877307765040706, -0.052392329805373616, 0.04673949553699763,
+        -0.04092638106916492, 0.03406780895731011, -0.02582679424537066, 0.01697803347109537, -0.009184557595019394,
+        0.0038559741324256996, -0.0011640715052033074, 0.00022302234716699683, -2.0258547706969566e-05,
+    ),
+}  # fmt: skip
+
+# (sinh(a) / a - 1) / a**2 over a**2, 0 <= a <= 1: minimax, 2**-34.2 and 2**-63.3
+_SINH = {
+    f32: (0.16666666497560492, 0.008333350058233777, 0.00019836159765423752, 2.816951295685267e-06),
+    f64: (
+        0.16666666666666669, 0.008333333333333148, 0.00019841269841431873, 2.755731915707147e-06, 2.505212313677986e-08,
+        1.6057259764853146e-10, 7.758748903578922e-13,
+    ),
+}  # fmt: skip
 
 
-def _exp(s: Any, x: Expr) -> Expr:
-    x = s.where(x < -760.0, -760.0, s.where(s.const(720.0, x) < x, 720.0, x))
-    t = s.fma(x, 0.5 / _LN2, 1.5 * 2.0**52 + 1023)
-    n = t - (1.5 * 2.0**52 + 1023)
-    r = s.fma(n, -2 * 1.90821492927058770002e-10, s.fma(n, -2 * 6.93147180369123816490e-01, x))
-    p = s.const(1 / math.factorial(16), x)
-    for k in range(15, -1, -1):
-        p = s.fma(p, r, 1 / math.factorial(k))
-    scale = s.bitcast(s.bitcast(t, i64) << 52, f64)
-    return p * scale * scale
+# --- building blocks ----------------------------------------------------------------------------------------------------------
 
 
-def _log(s: Any, x: Expr) -> Expr:
-    tiny = x < 2.0**-1022
-    bits = s.bitcast(s.where(tiny, x * 2.0**54, x), i64)
-    e = (bits - 0x3FE6A09E667F3BCD) >> 52
-    m = s.bitcast(bits - (e << 52), f64)
-    z = (m - 1.0) / (m + 1.0)
-    w = z * z
-    p = s.const(1 / 31, x)
-    for k in range(29, -1, -2):
-        p = s.fma(p, w, 1 / k)
-    exponent = s.cast(e, f64) - s.where(tiny, s.const(54.0, x), 0.0)
-    r = s.fma(exponent, _LN2, 2.0 * z * p)
-    r = s.where(x < math.inf, r, x)
-    return s.where(s.const(0.0, x) < x, r, s.where(s.eq(x, 0.0), s.const(-math.inf, x), math.nan))
+def _polynomial(s: Any, x: Expr, coefficients: Sequence[float]) -> Expr:
+    """c[0] + c[1] x + c[2] x**2 + ... by Horner's rule."""
+    p = s.const(coefficients[-1], x)
+    for c in reversed(coefficients[:-1]):
+        p = s.fma(p, x, c)
+    return p
+
+
+def _power_of_two(s: Any, rounded: Expr) -> Expr:
+    """2**n from `rounder + n`: the low bits are n + bias, and the shift drops all others."""
+    form = _FORMATS[rounded.dtype]
+    return s.bitcast(s.bitcast(rounded, form.bits) << form.mantissa, rounded.dtype)
+
+
+def _with_sign_of(s: Any, magnitude: Expr, x: Expr) -> Expr:
+    """magnitude (>= 0) with the sign of x, -0 included."""
+    bits = _FORMATS[x.dtype].bits
+    return s.bitcast(s.bitcast(magnitude, bits) | (s.bitcast(x, bits) & bits.min), x.dtype)
+
+
+def _at_most(s: Any, x: Expr, limit: float) -> Expr:
+    return s.where(x > limit, limit, x)  # x last: NaN passes, and it is one instruction
+
+
+def _exp_parts(s: Any, x: Expr, coefficients: Sequence[float], low: Expr | None = None) -> tuple[Expr, Expr]:
+    """(p, q) with exp(x + low) = p q q, p in about [1/2, 2]: neither factor overflows where the product does not.
+
+    x = 2 n ln2 + r and q = 2**n; r spans twice the usual range, which costs one coefficient and saves splitting the scale.
+    """
+    form = _FORMATS[x.dtype]
+    least, most = form.exp_range
+    x = _at_most(s, s.where(x < least, least, x), most)
+    rounded = s.fma(x, 0.5 / _LN2, form.rounder)
+    n = rounded - form.rounder
+    high, rest = _TWO_LN2[x.dtype]
+    r = s.fma(n, -rest, s.fma(n, -high, x))
+    if low is not None:
+        r = r + low
+    p = s.fma(s.fma(_polynomial(s, r, coefficients), r, 1.0), r, 1.0)
+    return p, _power_of_two(s, rounded)
+
+
+def _exp(s: Any, x: Expr, coefficients: Sequence[float], low: Expr | None = None) -> Expr:
+    p, q = _exp_parts(s, x, coefficients, low)
+    return p * q * q
+
+
+def _exponent_and_mantissa(s: Any, x: Expr) -> tuple[Expr, Expr]:
+    """(n, m) with x = 2**n m and sqrt(1/2) <= m < sqrt(2), for finite x > 0."""
+    form = _FORMATS[x.dtype]
+    denormal = x < 2.0 ** (1 - form.bias)
+    bits = s.bitcast(s.where(denormal, x * 2.0**form.mantissa, x), form.bits)
+    n = (bits - form.sqrt_half) >> form.mantissa
+    m = s.bitcast(bits - (n << form.mantissa), x.dtype)
+    return s.cast(n, x.dtype) - s.where(denormal, s.const(form.mantissa, x), 0.0), m
+
+
+def _log_at_limits(s: Any, x: Expr, y: Expr) -> Expr:
+    """y = log(x) where 0 < x < inf, and what log gives elsewhere."""
+    return s.where(x < math.inf, s.where(x > 0.0, y, s.where(s.eq(x, 0.0), s.const(-math.inf, x), math.nan)), x)
+
+
+def _log(s: Any, x: Expr, coefficients: Sequence[float], low: Expr | None = None) -> Expr:
+    """log(x) + low."""
+    n, m = _exponent_and_mantissa(s, x)
+    f = m - 1.0
+    tail = f * f * _polynomial(s, f, coefficients)
+    if low is not None:
+        tail = tail + low
+    return _log_at_limits(s, x, s.fma(n, _LN2, f + tail))
+
+
+def _widened(s: Any, x: Expr) -> tuple[Expr, Sequence[float]]:
+    """x as f64, and the coefficients of log that its own dtype needs."""
+    return s.cast(x, f64), _LOG_FOR_F32 if x.dtype is f32 else _LOG[f64]
+
+
+def _log1p(s: Any, z: Expr, coefficients: Sequence[float]) -> Expr:
+    """log(1 + z) for f64 z >= 0: what 1 + z rounds away is added as the derivative says."""
+    u = z + 1.0
+    return _log(s, u, coefficients, low=(z - (u - 1.0)) / u)
+
+
+# --- exp and log --------------------------------------------------------------------------------------------------------------
 
 
 def exp(s: Any, x: Expr) -> Expr:
-    return s.cast(_exp(s, _wide(s, x)), x.dtype)
+    return _exp(s, x, _EXP[x.dtype])
 
 
 def log(s: Any, x: Expr) -> Expr:
-    return s.cast(_log(s, _wide(s, x)), x.dtype)
-
-
-def _reduce(s: Any, x: Expr) -> tuple[Expr, Expr]:
-    n = s.rint(x * (2 / math.pi))
-    r = s.fma(n, -6.123233995736766e-17, s.fma(n, -math.pi / 2, x))
-    return r, s.cast(n, i64)
-
-
-def _sincos(s: Any, r: Expr) -> tuple[Expr, Expr]:
-    w = r * r
-    a, b = s.const(-1 / math.factorial(19), r), s.const(1 / math.factorial(20), r)
-    for k in range(17, 0, -2):
-        a = s.fma(a, w, (-1) ** (k // 2) / math.factorial(k))
-    for k in range(18, -1, -2):
-        b = s.fma(b, w, (-1) ** (k // 2) / math.factorial(k))
-    return a * r, b
-
-
-def _trig(s: Any, x: Expr, offset: int) -> Expr:
-    r, n = _reduce(s, _wide(s, x))
-    sine, cosine = _sincos(s, r)
-    n = n + offset
-    y = s.where(s.eq(n & 1, 0), sine, cosine)
-    return s.cast(s.where(s.eq(n & 2, 0), y, -y), x.dtype)
-
-
-def sin(s: Any, x: Expr) -> Expr:
-    return _trig(s, x, 0)
-
-
-def cos(s: Any, x: Expr) -> Expr:
-    return _trig(s, x, 1)
-
-
-def tan(s: Any, x: Expr) -> Expr:
-    r, n = _reduce(s, _wide(s, x))
-    sine, cosine = _sincos(s, r)
-    even = s.eq(n & 1, 0)
-    return s.cast(s.where(even, sine, -cosine) / s.where(even, cosine, sine), x.dtype)
-
-
-def _atan(s: Any, x: Expr) -> Expr:
-    a = s.abs(x)
-    inverted = s.const(1.0, x) < a
-    u = s.where(inverted, 1.0 / a, a)
-    half = u / (1.0 + s.sqrt(s.fma(u, u, 1.0)))
-    half = half / (1.0 + s.sqrt(s.fma(half, half, 1.0)))
-    w = half * half
-    p = s.const(1 / 29, x)
-    for k in range(27, 0, -2):
-        p = s.fma(p, w, (-1) ** (k // 2) / k)
-    y = 4.0 * half * p
-    y = s.where(inverted, math.pi / 2 - y, y)
-    return s.where(x < 0.0, -y, y)
-
-
-def atan(s: Any, x: Expr) -> Expr:
-    return s.cast(_atan(s, _wide(s, x)), x.dtype)
-
-
-def asin(s: Any, x: Expr) -> Expr:
-    w = _wide(s, x)
-    return s.cast(_atan(s, w / s.sqrt((1.0 - w) * (1.0 + w))), x.dtype)
-
-
-def acos(s: Any, x: Expr) -> Expr:
-    w = _wide(s, x)
-    return s.cast(2.0 * _atan(s, s.sqrt((1.0 - w) / (1.0 + w))), x.dtype)
-
-
-def sinh(s: Any, x: Expr) -> Expr:
-    w = _wide(s, x)
-    return s.cast(0.5 * (_exp(s, w) - _exp(s, -w)), x.dtype)
-
-
-def cosh(s: Any, x: Expr) -> Expr:
-    w = _wide(s, x)
-    return s.cast(0.5 * (_exp(s, w) + _exp(s, -w)), x.dtype)
-
-
-def tanh(s: Any, x: Expr) -> Expr:
-    w = _wide(s, x)
-    w = s.where(w < -30.0, -30.0, s.where(s.const(30.0, w) < w, 30.0, w))
-    e = _exp(s, w + w)
-    return s.cast((e - 1.0) / (e + 1.0), x.dtype)
-
-
-def asinh(s: Any, x: Expr) -> Expr:
-    w = s.abs(_wide(s, x))
-    y = _log(s, w + s.sqrt(s.fma(w, w, 1.0)))
-    return s.cast(s.where(x < 0.0, -s.cast(y, x.dtype), s.cast(y, x.dtype)), x.dtype)
-
-
-def acosh(s: Any, x: Expr) -> Expr:
-    w = _wide(s, x)
-    return s.cast(_log(s, w + s.sqrt((w - 1.0) * (w + 1.0))), x.dtype)
-
-
-def atanh(s: Any, x: Expr) -> Expr:
-    w = _wide(s, x)
-    return s.cast(0.5 * _log(s, (1.0 + w) / (1.0 - w)), x.dtype)
-
-
-def erf(s: Any, x: Expr) -> Expr:
-    w = _wide(s, x)
-    w = s.where(w < -6.0, -6.0, s.where(s.const(6.0, w) < w, 6.0, w))
-    q, term, total = w * w, s.const(1.0, w), s.const(1.0, w)
-    for k in range(1, 90):
-        term = term * q * (2.0 / (2 * k + 1))
-        total = total + term
-    return s.cast(w * total * _exp(s, -q) * (2 / math.sqrt(math.pi)), x.dtype)
+    return _log(s, x, _LOG[x.dtype])
 
 
 def pow(s: Any, x: Expr, y: Expr) -> Expr:
-    a, b = _wide(s, x), _wide(s, y)
-    magnitude = _exp(s, b * _log(s, s.abs(a)))
-    whole = s.eq(s.floor(b), b)
-    odd = s.ne(s.floor(b * 0.5), b * 0.5)
-    signed = s.where(whole, s.where(odd, -magnitude, magnitude), math.nan)
-    result = s.where(a < 0.0, signed, magnitude)
-    return s.cast(s.where(s.eq(b, 0.0), s.const(1.0, a), result), x.dtype)
+    """x**y as C99 defines it: exp(y log|x|) with the sign and the NaN that x < 0 calls for; 1 wherever x = 1 or y = 0."""
+    if isinstance(y, Const) and y.value in (1, 2, 3):
+        return (x, x * x, x * x * x)[int(y.value) - 1]
+    a, b = s.cast(x, f64), s.cast(y, f64)
+    size = s.abs(a)
+    one = s.eq(size, 1.0) | s.eq(b, 0.0)
+    if x.dtype is f32:
+        magnitude = _exp(s, s.where(one, 0.0, b * _log(s, size, _LOG_FOR_F32)), _EXP[f32])
+    else:
+        high, low = _log_in_two(s, size)
+        high = _log_at_limits(s, size, high)
+        z = s.where(one, 0.0, b * high)
+        rest = s.fma(b, low, s.fma(b, high, -z))
+        magnitude = _exp(s, z, _EXP[f64], low=s.where(s.abs(z) < 1000.0, rest, 0.0))
+    half = b * 0.5
+    whole = s.eq(s.rint(b), b)
+    odd = whole & s.ne(s.rint(half), half)
+    signed = s.where(odd, _with_sign_of(s, magnitude, a), magnitude)
+    undefined = (a < 0.0) & (a > -math.inf) & s.ne(s.rint(b), b)
+    return s.cast(s.where(undefined, math.nan, signed), x.dtype)
 
 
+def _log_in_two(s: Any, x: Expr) -> tuple[Expr, Expr]:
+    """log(x) as a sum of two f64, to about 2**-64, for finite x > 0.
+
+    log m = 2 v + 2/3 v**3 + v**5 R(v**2) with v = (m - 1) / (m + 1); the first two terms carry a low part.
+    """
+    n, m = _exponent_and_mantissa(s, x)
+    f, d = m - 1.0, m + 1.0
+    v = f / d
+    v_low = (s.fma(-v, d, f) - v * (m - (d - 1.0))) / d
+    w = v * v
+    w_low = s.fma(v + v, v_low, s.fma(v, v, -w))
+    cube = v * w
+    cube_low = s.fma(v, w_low, s.fma(v_low, w, s.fma(v, w, -cube)))
+    third = cube * (2 / 3)
+    third_low = s.fma(cube_low, 2 / 3, s.fma(cube, 2 / 3, -third) + cube * (2 / 3 * 2.0**-54))
+    whole = n * _LN2_SHORT
+    first = whole + (v + v)
+    first_low = (v + v) - (first - whole)
+    second = first + third
+    second_low = third - (second - first)
+    tail = s.fma(n, _LN2_REST, cube * w * _polynomial(s, w, _ATANH) + third_low + (v_low + v_low)) + second_low + first_low
+    high = second + tail
+    return high, tail - (high - second)
+
+
+# --- trigonometric functions --------------------------------------------------------------------------------------------------
+
+
+def _reduced(s: Any, x: Expr, period: tuple[float, float, float], shift: float, precise: bool) -> tuple[Expr, Expr]:
+    """(r, k): f64 x = (k + shift) period + r with |r| <= period / 2; k is in the low bits of the second, an i64."""
+    form = _FORMATS[f64]
+    scaled = s.fma(x, 1 / period[0], -shift) + form.rounder if shift else s.fma(x, 1 / period[0], form.rounder)
+    n = scaled - form.rounder
+    if shift:
+        n = n + shift
+    r = s.fma(n, -period[1], s.fma(n, -period[0], x))
+    return s.fma(n, -period[2], r) if precise else r, s.bitcast(scaled, i64)
+
+
+def _known_phase(s: Any, x: Expr, y: Expr) -> Expr:
+    return s.where(s.abs(x) < 2.0**50, y, math.nan)
+
+
+def _sin_polynomial(s: Any, r: Expr, coefficients: Sequence[float]) -> Expr:
+    w = r * r
+    return r * s.fma(_polynomial(s, w, coefficients), w, 1.0)
+
+
+def _sine(s: Any, x: Expr, shift: float) -> Expr:
+    """sin(x) for shift 0 and -sin(x - pi/2) for shift 1/2: one polynomial, whose sign is the parity of k."""
+    r, k = _reduced(s, s.cast(x, f64), _PI, shift, x.dtype is f64)
+    # the rounder is odd (its bias is), so bit 0 is set for even k
+    flip = k if shift else ~k
+    r = s.cast(s.bitcast(s.bitcast(r, i64) ^ (flip << 63), f64), x.dtype)
+    return _known_phase(s, x, _sin_polynomial(s, r, _SIN[x.dtype]))
+
+
+def sin(s: Any, x: Expr) -> Expr:
+    return _sine(s, x, 0.0)
+
+
+def cos(s: Any, x: Expr) -> Expr:
+    return _sine(s, x, 0.5)
+
+
+def tan(s: Any, x: Expr) -> Expr:
+    r, k = _reduced(s, s.cast(x, f64), _HALF_PI, 0.0, x.dtype is f64)
+    w = r * r
+    sine = _sin_polynomial(s, r, _SIN[x.dtype])
+    cosine = s.fma(s.fma(_polynomial(s, w, _COS[x.dtype]), w, -0.5), w, 1.0)
+    odd = s.eq(k & 1, 0)
+    return _known_phase(s, x, s.cast(s.where(odd, -cosine, sine) / s.where(odd, sine, cosine), x.dtype))
+
+
+def _atan(s: Any, x: Expr, coefficients: Sequence[float]) -> Expr:
+    """atan of f64 x: past 1 it is pi/2 - atan(1/|x|)."""
+    a = s.abs(x)
+    steep = a > 1.0
+    u = s.where(steep, 1.0 / a, a)
+    w = u * u
+    y = s.fma(u * w, _polynomial(s, w, coefficients), u)
+    return _with_sign_of(s, s.where(steep, (_HALF_PI[0] - y) + _HALF_PI[1], y), x)
+
+
+def atan(s: Any, x: Expr) -> Expr:
+    return s.cast(_atan(s, s.cast(x, f64), _ATAN[x.dtype]), x.dtype)
+
+
+def asin(s: Any, x: Expr) -> Expr:
+    w = s.cast(x, f64)
+    return s.cast(_atan(s, w / s.sqrt((1.0 - w) * (1.0 + w)), _ATAN[x.dtype]), x.dtype)
+
+
+def acos(s: Any, x: Expr) -> Expr:
+    w = s.cast(x, f64)
+    half = _atan(s, s.sqrt((1.0 - w) / (1.0 + w)), _ATAN[x.dtype])
+    return s.cast(half + half, x.dtype)
+
+
+# --- hyperbolic functions and erf ---------------------------------------------------------------------------------------------
+
+
+def tanh(s: Any, x: Expr) -> Expr:
+    """h / (1 - h) with 2 h = 1 - exp(-2|x|), which is exact in form near 0 and needs no overflow guard far out."""
+    form = _FORMATS[x.dtype]
+    a = _at_most(s, s.abs(x), form.tanh_limit)
+    rounded = s.fma(a, -2.0 / _LN2, form.rounder)
+    r = s.fma(rounded - form.rounder, _LN2 / 2, a)
+    q = _power_of_two(s, rounded)
+    g = s.fma(r * r, _polynomial(s, r, _TANH[x.dtype]), r)
+    h = s.fma(q, g, s.fma(q, -0.5, 0.5))
+    return _with_sign_of(s, h / (1.0 - h), x)
+
+
+def erf(s: Any, x: Expr) -> Expr:
+    """1 - 2**-z with z = |x| times a polynomial in |x|, as 2**n (1 - 2**-r) + (1 - 2**n) for n + r = z: no cancellation near 0."""
+    form = _FORMATS[x.dtype]
+    a = _at_most(s, s.abs(x), form.erf_limit)
+    z = a * _polynomial(s, a, _ERF[x.dtype])
+    rounded = form.rounder - z
+    r = z + (rounded - form.rounder)
+    q = _power_of_two(s, rounded)
+    return _with_sign_of(s, s.fma(q, r * _polynomial(s, r, _EXP2M1[x.dtype]), 1.0 - q), x)
+
+
+def _half_exp(s: Any, x: Expr, dtype: DType) -> tuple[Expr, Expr]:
+    """|x| in f64 and exp(|x|) / 2, which overflows no earlier than cosh."""
+    a = s.abs(s.cast(x, f64))
+    p, q = _exp_parts(s, a, _EXP[dtype])
+    return a, p * (q * 0.5) * q
+
+
+def sinh(s: Any, x: Expr) -> Expr:
+    a, e = _half_exp(s, x, x.dtype)
+    w = a * a
+    small = s.fma(a * w, _polynomial(s, w, _SINH[x.dtype]), a)
+    y = s.cast(s.where(a < 1.0, small, e - 0.25 / e), x.dtype)
+    return _with_sign_of(s, y, x)
+
+
+def cosh(s: Any, x: Expr) -> Expr:
+    _, e = _half_exp(s, x, x.dtype)
+    return s.cast(e + 0.25 / e, x.dtype)
+
+
+_NO_SQUARE = 2.0**28  # past it 1 is nothing beside a square, and the square may overflow: asinh and acosh are log(2 x)
+
+
+def asinh(s: Any, x: Expr) -> Expr:
+    w, coefficients = _widened(s, x)
+    a = s.abs(w)
+    square = a * a
+    near = _log1p(s, a + square / (1.0 + s.sqrt(1.0 + square)), coefficients)
+    y = s.where(a < _NO_SQUARE, near, _log(s, a, coefficients) + _LN2)
+    return s.cast(_with_sign_of(s, y, w), x.dtype)
+
+
+def acosh(s: Any, x: Expr) -> Expr:
+    w, coefficients = _widened(s, x)
+    t = w - 1.0
+    near = _log1p(s, t + s.sqrt(s.fma(t, t, t + t)), coefficients)
+    y = s.where(w < _NO_SQUARE, near, _log(s, w, coefficients) + _LN2)
+    return s.cast(s.where(w < 1.0, math.nan, y), x.dtype)
+
+
+def atanh(s: Any, x: Expr) -> Expr:
+    w, coefficients = _widened(s, x)
+    a = s.abs(w)
+    y = 0.5 * _log1p(s, (a + a) / (1.0 - a), coefficients)
+    return s.cast(_with_sign_of(s, y, w), x.dtype)
