@@ -10,11 +10,11 @@ from typing import Any
 
 from ..graph import Value
 from ..location import caller
-from . import contraction, index, leaves, nn, pointwise, reduction
+from . import arrange, contraction, index, leaves, nn, pointwise, pooling, reduction
 from .operators import Operand, build
 from .registry import OPS, op_def
 
-MODULES = (leaves, pointwise, index, reduction, contraction, nn)  # importing them registers their ops
+MODULES = (leaves, pointwise, index, reduction, contraction, nn, pooling, arrange)  # importing them registers their ops
 
 
 def __getattr__(name: str) -> Callable[..., Any]:

@@ -60,7 +60,7 @@ def _infer_reshape(types: Types, *, shape: tuple[Dim, ...]) -> Types:
     return (t.with_shape(tuple(shape)),)
 
 
-def _groups(source: tuple[Dim, ...], target: tuple[Dim, ...]) -> Iterable[tuple[range, range]]:
+def reshape_groups(source: tuple[Dim, ...], target: tuple[Dim, ...]) -> Iterable[tuple[range, range]]:
     """Cut both shapes where the products of what came before agree: runs of axes that hold the same elements."""
     ends: dict[Dim, int] = {}
     size: Dim = 1
@@ -89,7 +89,7 @@ def _reshape_samples(rng: np.random.Generator) -> Iterable[Sample]:
 def reshape(s: S, i: I, x: R, *, types: Types, out: TensorType, shape: tuple[X, ...]) -> X:
     """The same elements in row-major order under another shape of the same size; any dtype."""
     at: list[X] = []
-    for source, target in _groups(types[0].shape, out.shape):
+    for source, target in reshape_groups(types[0].shape, out.shape):
         linear: X = 0
         for k in target:
             linear = linear * shape[k] + i[k]
@@ -279,6 +279,8 @@ def _pad_samples(rng: np.random.Generator) -> Iterable[Sample]:
 
 
 def _pad_reference(x: np.ndarray, low: Any, high: Any, mode: str = "constant", value: float = 0) -> np.ndarray:
+    if x.ndim == 0:
+        return x
     extra = {"constant_values": np.asarray(value).astype(x.dtype)} if mode == "constant" else {}
     return np.pad(x, list(zip(low, high, strict=True)), _PAD_MODES[mode], **extra)  # type: ignore[call-overload]
 

@@ -26,7 +26,7 @@ def normal(rng: np.random.Generator, dtype: Any, *shapes: tuple[int, ...]) -> tu
     return tuple(rng.standard_normal(shape).astype(dtype) for shape in shapes)
 
 
-def _cases(*cases: tuple[tuple[tuple[int, ...], ...], dict[str, Any]]) -> Callable[..., Iterable[Sample]]:
+def float_cases(*cases: tuple[tuple[tuple[int, ...], ...], dict[str, Any]]) -> Callable[..., Iterable[Sample]]:
     """Samples of float operands of these shapes with these attributes."""
 
     def samples(rng: np.random.Generator) -> Iterable[Sample]:
@@ -61,26 +61,26 @@ def _mean(x: Value, axes: tuple[int, ...], keepdims: bool = True) -> Value:
     return build("mul", total, apply("reciprocal", size(count, x.dtype)))
 
 
-@composite(samples=_cases(*_AXES))
+@composite(samples=float_cases(*_AXES))
 def mean(x: Value, *, axes: tuple[int, ...], keepdims: bool = False) -> Value:
     """The arithmetic mean over `axes`; integers divide truncating."""
     return cast(_mean(widen(x), axes, keepdims), x.dtype)
 
 
-@composite(samples=_cases(*_AXES))
+@composite(samples=float_cases(*_AXES))
 def sum_square(x: Value, *, axes: tuple[int, ...], keepdims: bool = False) -> Value:
     """The sum of squares over `axes`."""
     wide = widen(x)
     return cast(_sum(build("mul", wide, wide), axes, keepdims), x.dtype)
 
 
-@composite(samples=_cases(*_AXES))
+@composite(samples=float_cases(*_AXES))
 def l1(x: Value, *, axes: tuple[int, ...], keepdims: bool = False) -> Value:
     """The sum of absolute values over `axes`."""
     return cast(_sum(apply("abs", widen(x)), axes, keepdims), x.dtype)
 
 
-@composite(samples=_cases(*_AXES))
+@composite(samples=float_cases(*_AXES))
 def l2(x: Value, *, axes: tuple[int, ...], keepdims: bool = False) -> Value:
     """The square root of the sum of squares over `axes`, of floats."""
     wide = widen(x)
@@ -99,7 +99,7 @@ def log_sum(x: Value, *, axes: tuple[int, ...], keepdims: bool = False) -> Value
     return cast(apply("log", _sum(widen(x), axes, keepdims)), x.dtype)
 
 
-@composite(samples=_cases(*_AXES))
+@composite(samples=float_cases(*_AXES))
 def log_sum_exp(x: Value, *, axes: tuple[int, ...], keepdims: bool = False) -> Value:
     """log(sum(exp(x))) over `axes`, of floats, without overflow."""
     wide = widen(x)
@@ -117,7 +117,7 @@ def log_sum_exp(x: Value, *, axes: tuple[int, ...], keepdims: bool = False) -> V
 _AXIS = ((((5, 37),), {"axis": 1}), (((3, 4, 17),), {"axis": 1}), (((6, 1),), {"axis": 1}), (((19,),), {"axis": 0}))
 
 
-@composite(samples=_cases(*_AXIS))
+@composite(samples=float_cases(*_AXIS))
 def softmax(x: Value, *, axis: int) -> Value:
     """exp(x) / sum(exp(x)) along `axis`, of floats; the maximum is subtracted first."""
     wide = widen(x)
@@ -125,7 +125,7 @@ def softmax(x: Value, *, axis: int) -> Value:
     return cast(build("div", e, _sum(e, (axis,))), x.dtype)
 
 
-@composite(samples=_cases(*_AXIS))
+@composite(samples=float_cases(*_AXIS))
 def log_softmax(x: Value, *, axis: int) -> Value:
     """x - log(sum(exp(x))) along `axis`, of floats; the maximum is subtracted first."""
     wide = widen(x)
@@ -133,7 +133,7 @@ def log_softmax(x: Value, *, axis: int) -> Value:
     return cast(build("sub", shifted, apply("log", _sum(apply("exp", shifted), (axis,)))), x.dtype)
 
 
-@composite(samples=_cases(*_AXIS))
+@composite(samples=float_cases(*_AXIS))
 def hardmax(x: Value, *, axis: int) -> Value:
     """1 at the first maximum along `axis`, 0 elsewhere."""
     top = apply("argmax", x, axes=(axis,), keepdims=True)
@@ -141,7 +141,7 @@ def hardmax(x: Value, *, axis: int) -> Value:
     return cast(apply("eq", apply("iota", shape=shape, axis=axis, dtype=top.dtype), top), x.dtype)
 
 
-@composite(samples=_cases((((5, 37),), {"axis": 1, "p": 2}), (((3, 4, 17),), {"axis": 1, "p": 1})))
+@composite(samples=float_cases((((5, 37),), {"axis": 1, "p": 2}), (((3, 4, 17),), {"axis": 1, "p": 1})))
 def lp_norm(x: Value, *, axis: int, p: int = 2) -> Value:
     """x divided by its p-norm (p 1 or 2) along `axis`, of floats; 0 where the norm is 0."""
     wide = widen(x)
@@ -178,7 +178,7 @@ def _per_channel(v: Value, rank: int) -> Value:
 
 
 @composite(
-    samples=_cases(
+    samples=float_cases(
         (((5, 37), (37,), (37,)), {"axis": 1, "epsilon": 1e-5}),
         (((3, 4, 17), (4, 17), (4, 17)), {"axis": 1, "epsilon": 1e-3}),
         (((3, 4, 17), (17,)), {"axis": 2}),
@@ -189,7 +189,7 @@ def layer_norm(x: Value, scale: Value, bias: Value | None = None, *, axis: int, 
     return _affine(_standardized(widen(x), tuple(range(axis, x.type.rank)), epsilon), scale, bias, x)
 
 
-@composite(samples=_cases((((5, 37), (37,)), {"axis": 1, "epsilon": 1e-5}), (((3, 4, 17), (4, 17)), {"axis": 1})))
+@composite(samples=float_cases((((5, 37), (37,)), {"axis": 1, "epsilon": 1e-5}), (((3, 4, 17), (4, 17)), {"axis": 1})))
 def rms_norm(x: Value, scale: Value, *, axis: int, epsilon: float = 1e-5) -> Value:
     """x / sqrt(mean(x * x) + epsilon) over the axes from `axis` on, times scale."""
     wide = widen(x)
@@ -215,7 +215,7 @@ def batch_norm(x: Value, scale: Value, bias: Value, average: Value, variance: Va
     return cast(build("add", build("mul", wide, _per_channel(factor, rank)), _per_channel(offset, rank)), x.dtype)
 
 
-@composite(samples=_cases((((2, 3, 5, 7), (3,), (3,)), {"epsilon": 1e-5}), (((2, 4, 19), (4,), (4,)), {})))
+@composite(samples=float_cases((((2, 3, 5, 7), (3,), (3,)), {"epsilon": 1e-5}), (((2, 4, 19), (4,), (4,)), {})))
 def instance_norm(x: Value, scale: Value, bias: Value, *, epsilon: float = 1e-5) -> Value:
     """x[n, c, ...] standardised over all but its first two axes, times scale[c] plus bias[c]."""
     rank = x.type.rank
@@ -223,9 +223,7 @@ def instance_norm(x: Value, scale: Value, bias: Value, *, epsilon: float = 1e-5)
     return _affine(y, _per_channel(scale, rank), _per_channel(bias, rank), x)
 
 
-@composite(
-    samples=_cases((((2, 6, 5, 7), (6,), (6,)), {"groups": 3}), (((1, 4, 19), (4,), (4,)), {"groups": 1, "epsilon": 1e-3}))
-)
+@composite(samples=float_cases((((2, 6, 5, 7), (6,), (6,)), {"groups": 3}), (((1, 4, 19), (4,), (4,)), {"groups": 1, "epsilon": 1e-3})))
 def group_norm(x: Value, scale: Value, bias: Value, *, groups: int, epsilon: float = 1e-5) -> Value:
     """x[n, c, ...] standardised over each of `groups` runs of channels, times scale[c] plus bias[c]."""
     rank, (n, c, *spatial) = x.type.rank, x.shape

@@ -1,0 +1,73 @@
+"""Packed operands of contractions: columns in panels of a fixed width, so that a micro-kernel reads one panel straight through.
+
+They are index ops like any other: packing a constant is folding it, and a kernel that reads packed weights says so in its body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from ..dims import Dim, ceildiv
+from ..errors import ShapeError
+from ..types import TensorType
+from .registry import Quant, Sample, Types, index
+
+
+def _infer_pack(types: Types, *, width: int) -> Types:
+    (t,) = types
+    if t.rank < 2:
+        raise ShapeError(f"needs a matrix, got rank {t.rank}")
+    *batch, k, n = t.shape
+    return (t.with_shape((*batch, ceildiv(n, width), k, width)),)
+
+
+def _pack_samples(rng: np.random.Generator) -> Iterable[Sample]:
+    for shape in ((5, 37), (2, 3, 32), (7, 16)):
+        yield Sample((rng.standard_normal(shape).astype(np.float32),), {"width": 16})
+
+
+def _pack_reference(x: np.ndarray, width: int) -> np.ndarray:
+    *batch, k, n = x.shape
+    panels = -(-n // width)
+    padded = np.zeros((*batch, k, panels * width), x.dtype)
+    padded[..., :n] = x
+    return np.ascontiguousarray(np.moveaxis(padded.reshape(*batch, k, panels, width), -2, -3))
+
+
+@index(infer=_infer_pack, reference=_pack_reference, samples=_pack_samples, quant=Quant.EXACT)
+def pack_panels(s: Any, i: Any, x: Any, *, types: Types, out: TensorType, width: int) -> Any:
+    """[..., k, n] -> [..., ceil(n / width), k, width], zeros past column n."""
+    *batch, panel, row, lane = i
+    column = panel * width + lane
+    if types[0].shape[-1] == out.shape[-3] * width:
+        return x[(*batch, row, column)]
+    return x.at((*batch, row, column), where=column < x.shape[-1], other=0)
+
+
+def _infer_unpack(types: Types, *, columns: Dim) -> Types:
+    (t,) = types
+    *batch, panels, k, width = t.shape
+    if panels != ceildiv(columns, width):
+        raise ShapeError(f"{columns} columns do not fill {panels} panels of {width}")
+    return (t.with_shape((*batch, k, columns)),)
+
+
+def _unpack_samples(rng: np.random.Generator) -> Iterable[Sample]:
+    for shape, columns in (((3, 5, 16), 37), ((2, 1, 4, 32), 32)):
+        yield Sample((rng.standard_normal(shape).astype(np.float32),), {"columns": columns})
+
+
+def _unpack_reference(p: np.ndarray, columns: int) -> np.ndarray:
+    *batch, panels, k, width = p.shape
+    return np.moveaxis(p, -3, -2).reshape(*batch, k, panels * width)[..., :columns]
+
+
+@index(infer=_infer_unpack, reference=_unpack_reference, samples=_unpack_samples, quant=Quant.EXACT)
+def unpack_panels(s: Any, i: Any, p: Any, *, types: Types, out: TensorType, columns: Any) -> Any:
+    """The inverse of `pack_panels`: [..., panels, k, width] -> [..., k, columns]."""
+    width = types[0].shape[-1]
+    *batch, row, column = i
+    return p[(*batch, column // width, row, column % width)]
