@@ -85,11 +85,16 @@ def processor_of(triple: str) -> Processor:
     return PROCESSORS[name]
 
 
+def host_processor() -> Processor:
+    """The processor of this machine."""
+    return processor_of(llvm.get_process_triple())
+
+
 def pool_ir(triple: str, prefix: str) -> str:
     """The thread pool as LLVM IR; its functions are PREFIXpool_create, PREFIXpool_destroy and PREFIXparallel_for."""
     processor = processor_of(triple)
     functions = processor.functions.replace("${prefix}", prefix)
-    return _template("pool.ll").substitute(
+    return template("pool.ll").substitute(
         prefix=prefix,
         FUTEX=processor.futex,
         SPIN=SPIN,
@@ -124,5 +129,6 @@ def assemble(ir: str, triple: str) -> bytes:
 
 
 @functools.cache
-def _template(name: str) -> Template:
+def template(name: str) -> Template:
+    """A template of this folder."""
     return Template(Path(__file__).with_name(name).read_text("utf-8"))

@@ -48,12 +48,17 @@ class NativeProgram:
     def triple(self) -> str:
         return self.variants[0].triple
 
+    @property
+    def weights_array(self) -> np.ndarray:
+        """The weights as bytes, not copied."""
+        return np.frombuffer(self.weights, np.uint8)
+
 
 def load_native(program: NativeProgram, threads: int | None = None) -> Executable:
     """Links the best variant that this CPU can run into the process.  Raises TargetError where there is none."""
     variant = _choose(program)
     main, workspace, owner = _link(variant.objects, [f"{variant.prefix}_main", f"{variant.prefix}_workspace"])
-    weights = _aligned_weights(program.weights)
+    weights = _aligned(program.weights_array)
     return Executable(program.signature, main, workspace, weights, share(thread_count(threads), jit_pool), owner)
 
 
@@ -76,8 +81,7 @@ def _choose(program: NativeProgram) -> Variant:
     )
 
 
-def _aligned_weights(weights: bytes | np.ndarray) -> np.ndarray:
-    flat = np.frombuffer(weights, np.uint8)
+def _aligned(flat: np.ndarray) -> np.ndarray:
     if flat.ctypes.data % 64 == 0:
         return flat
     copy = aligned(flat.size)
