@@ -1,0 +1,116 @@
+"""One case through everything: verifier, text, each pass, native code; the first stage whose results are wrong is the failure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from octavo.compiler.driver import compile
+from octavo.ir.evaluate import bind_sizes, evaluate
+from octavo.ir.graph import Graph, Value
+from octavo.ir.parse import parse
+from octavo.ir.text import canonical_text, large_constants, to_text
+from octavo.ir.verify import verify
+from octavo.passes.manager import Fixpoint, Pass, pass_name, run_passes
+from octavo.passes.pipeline import PIPELINE
+
+from .generate import Feeds
+from .numerics import Measured, measure, mismatch
+
+Run = Callable[[Feeds], Sequence[np.ndarray]]
+STAGES = ("reference", "text", "pass", "native")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A stage that crashed or whose results differ from the reference's; `stage` begins with one of STAGES."""
+
+    stage: str
+    message: str
+
+    @property
+    def kind(self) -> str:
+        return self.stage.split()[0]
+
+
+def check(graph: Graph, feeds: Sequence[Feeds], stages: Sequence[str] = STAGES) -> Failure | None:
+    """The first failure among the stages, or None."""
+    expected = [bounds(graph, f) for f in feeds]
+    for stage, prepare in _stages(graph, stages):
+        try:
+            run = prepare()
+            for f, wanted in zip(feeds, expected):
+                if run is None or wanted is None:
+                    continue
+                for name, actual, w in zip(graph.output_names, run(f), wanted, strict=True):
+                    if problem := mismatch(np.asarray(actual), w):
+                        return Failure(stage, f"{name} with sizes {bind_sizes(graph, f, {})}: {problem}")
+        except Exception as e:  # whatever it is, it is a finding
+            return Failure(stage, f"{type(e).__name__}: {e}")
+    return None
+
+
+def bounds(graph: Graph, feeds: Feeds) -> list[Measured] | None:
+    """The outputs by the reference, with their bounds; None where a node is unstable."""
+    env = bind_sizes(graph, feeds, {})
+    rng = np.random.default_rng(len(graph.nodes))
+    done: dict[Value, Measured] = {}
+    for node in graph.nodes:
+        if node.op == "input":
+            done[node.outputs[0]] = Measured(feeds[node.attrs["name"]])
+            continue
+        results = measure(node, [done[v] for v in node.inputs], env, rng)
+        if results is None:
+            return None
+        done.update(zip(node.outputs, results))
+    return [done[v] for v in graph.outputs]
+
+
+def _stages(graph: Graph, kinds: Sequence[str]) -> Iterator[tuple[str, Callable[[], Run | None]]]:
+    """(stage, what makes a way to run the graph there; None: nothing changed since the stage before)."""
+    if "reference" in kinds:
+        yield "reference", partial(_verified, graph)
+    if "text" in kinds:
+        yield "text", partial(_reread, graph)
+    if "pass" in kinds:
+        yield from _passes(graph)
+    if "native" in kinds:
+        yield "native", partial(_native, graph)
+
+
+def _verified(graph: Graph) -> Run:
+    verify(graph)
+    return partial(evaluate, graph)
+
+
+def _reread(graph: Graph) -> Run:
+    again = parse(to_text(graph), large_constants(graph))
+    assert canonical_text(again) == canonical_text(graph), "the graph that the text gives has another canonical text"
+    return partial(evaluate, again)
+
+
+def _passes(graph: Graph) -> Iterator[tuple[str, Callable[[], Run | None]]]:
+    """Every application of every pass, in the order of the pipeline and on the graph that the one before left."""
+    latest = graph
+
+    def advance(one: Pass) -> Run | None:
+        nonlocal latest
+        before = latest
+        latest, _ = run_passes(before, [one], verify=True)
+        return None if latest is before else partial(evaluate, latest)
+
+    for step in PIPELINE:
+        group = step if isinstance(step, Fixpoint) else Fixpoint((step,), limit=1)
+        for _ in range(group.limit):
+            start = latest
+            for one in group.passes:
+                yield f"pass {pass_name(one)}", partial(advance, one)
+            if latest is start:
+                break
+
+
+def _native(graph: Graph) -> Run:
+    return partial(compile(graph).run, None)

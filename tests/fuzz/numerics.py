@@ -1,0 +1,171 @@
+"""How far two correct computations of one graph may lie apart, element by element.
+
+Every value is carried with an error bound.  A node's bound is measured, not guessed: its reference is evaluated again with
+operands moved by their own bounds in several directions, and the largest change is doubled and joined by what the op itself may
+round.  Cancellation, `log` near 0 and steep functions so get the tolerance that they need and no more.
+
+A result that may jump (a float comparison close to equality, a rounding to an integer, a NaN that comes and goes) has no bound:
+such a node is *unstable*, and the generator leaves it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+
+from octavo.ir.evaluate import evaluate_node
+from octavo.ir.graph import Node
+from octavo.ir.ops.registry import op_def
+from octavo.ir.scalar import compute_dtype
+from octavo.ir.types import DType
+
+# The result is one of the operands' values, or exactly representable: no rounding of its own.
+EXACT = frozenset(
+    "neg abs max min and or xor not shl shr eq ne lt le gt ge sign floor ceil round trunc relu where clip is_nan is_inf bitcast "
+    "reduce_max reduce_min reduce_and reduce_or argmax argmin argmax_last argmin_last max_pool global_max_pool rem".split()
+)
+ULPS = 4  # of a pointwise result: NumPy's functions and ours each promise two
+BACKWARD_ULPS = 8  # of operands, for sums in another order: measured at 3 for 4096 terms
+LIMIT = 1e6  # larger floats only lead to overflow
+NARROW_LIMIT = 1e3  # the same for f16 and f8
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An array and a bound for the distance of any correct result from it; error None: exact."""
+
+    array: np.ndarray
+    error: np.ndarray | None = None
+
+
+def epsilon(dtype: DType) -> float:
+    """The distance from 1 to the next number."""
+    return float(ml_dtypes.finfo(dtype.np).eps)
+
+
+def measure(node: Node, operands: Sequence[Measured], env: Mapping[str, int], rng: np.random.Generator) -> list[Measured] | None:
+    """The node's results with their bounds, or None where it is unstable or leaves the range that is worth testing."""
+    base = _run(node, [m.array for m in operands], env)
+    if not _in_range(node, [m.array for m in operands], base):
+        return None
+    errors = [np.zeros(a.shape, np.float64) for a in base]
+    for moved in _moved(node, operands, rng):
+        for result, array, error in zip(_run(node, moved, env), base, errors):
+            change = _change(result, array)
+            if change is None:
+                return None
+            np.maximum(error, change, out=error)
+    return [_bounded(node, k, array, error) for k, (array, error) in enumerate(zip(base, errors))]
+
+
+def _run(node: Node, arrays: Sequence[np.ndarray], env: Mapping[str, int]) -> list[np.ndarray]:
+    with np.errstate(all="ignore"):
+        return [np.asarray(a) for a in evaluate_node(node, list(arrays), dict(env))]
+
+
+def _bounded(node: Node, index: int, array: np.ndarray, error: np.ndarray) -> Measured:
+    dtype = node.types[index].dtype
+    if not dtype.is_float or (not error.any() and _is_exact(node)):
+        return Measured(array)
+    own = np.zeros_like(error)
+    if not _is_exact(node):
+        with np.errstate(all="ignore"):
+            size = np.abs(array.astype(np.float64))
+            own = ULPS * epsilon(dtype) * size + float(ml_dtypes.finfo(dtype.np).smallest_subnormal) * ULPS
+    return Measured(array, np.nan_to_num(2 * error + own, nan=0.0, posinf=0.0))
+
+
+def _is_exact(node: Node) -> bool:
+    return node.op in EXACT or op_def(node.op).kind in ("index", "leaf")
+
+
+def _in_range(node: Node, operands: list[np.ndarray], results: list[np.ndarray]) -> bool:
+    """False where results are undefined or overflow nearly."""
+    if node.op in ("div", "rem", "mod") and node.inputs[1].dtype.is_int and not _divides(operands[0], operands[1]):
+        return False
+    if node.op == "pow" and node.inputs[1].dtype.is_int and (operands[1] < 0).any():
+        return False
+    if node.op in ("shl", "shr"):
+        bits = node.inputs[1].dtype.bits
+        if ((operands[1] < 0) | (operands[1] >= bits)).any():
+            return False
+    for array, type_ in zip(results, node.types):
+        if type_.dtype.is_float:
+            values = array.astype(np.float64)
+            limit = LIMIT if type_.dtype.bits >= 32 else NARROW_LIMIT
+            if not np.isfinite(values).all() or (np.abs(values) > limit).any():
+                return False
+    return True
+
+
+def _divides(a: np.ndarray, b: np.ndarray) -> bool:
+    overflow = a.dtype.kind == "i" and bool((a == np.iinfo(a.dtype).min).any()) and bool((b == -1).any())
+    return bool((b != 0).all()) and not overflow
+
+
+def _moved(node: Node, operands: Sequence[Measured], rng: np.random.Generator) -> list[list[np.ndarray]]:
+    """Operands moved by their bounds: all up or down by operand, then every element on its own."""
+    backward = not _is_exact(node) and op_def(node.op).kind != "pointwise"
+    reach = [_reach(m, v.dtype, backward) for m, v in zip(operands, node.inputs)]
+    movable = [k for k, r in enumerate(reach) if r is not None]
+    if not movable:
+        return []
+    up = {k: 1.0 for k in movable}
+    signs: list[dict[int, float | np.ndarray]] = [up, {k: -1.0 for k in movable}]
+    if len(movable) > 1:
+        alternating = {k: 1.0 if position % 2 else -1.0 for position, k in enumerate(movable)}
+        signs += [alternating, {k: -v for k, v in alternating.items()}]
+    for _ in range(2):
+        signs.append({k: rng.choice((-1.0, 1.0), operands[k].array.shape) for k in movable})
+    return [[_move(m.array, r, sign.get(k)) for k, (m, r) in enumerate(zip(operands, reach))] for sign in signs]
+
+
+def _reach(m: Measured, dtype: DType, backward: bool) -> np.ndarray | None:
+    """How far an operand is moved; None: not at all."""
+    if not dtype.is_float or (m.error is None and not backward):
+        return None
+    reach = np.zeros(m.array.shape) if m.error is None else m.error
+    if backward:
+        reach = reach + BACKWARD_ULPS * epsilon(compute_dtype(dtype)) * np.abs(m.array.astype(np.float64))
+    return reach
+
+
+def _move(array: np.ndarray, reach: np.ndarray | None, sign: float | np.ndarray | None) -> np.ndarray:
+    if reach is None or sign is None:
+        return array
+    wide = array.astype(np.float64)
+    moved = (wide + reach * sign).astype(array.dtype)
+    # a bound below half an ulp would vanish: step to the neighbour instead
+    toward = np.where(np.broadcast_to(sign, array.shape) > 0, np.inf, -np.inf).astype(array.dtype)
+    stuck = (moved == array) & (reach > 0)
+    return np.where(stuck, np.nextafter(array, toward), moved).astype(array.dtype)
+
+
+def _change(result: np.ndarray, base: np.ndarray) -> np.ndarray | None:
+    """The distance of two results; None where a discrete one differs."""
+    if base.dtype.kind in "iub" or base.dtype.kind not in "fV":
+        return np.zeros(base.shape) if np.array_equal(result, base) else None
+    change = np.abs(result.astype(np.float64) - base.astype(np.float64))
+    return change if np.isfinite(change).all() else None
+
+
+def mismatch(actual: np.ndarray, expected: Measured) -> str:
+    """Why `actual` is not a correct result, or ""."""
+    want = expected.array
+    if actual.dtype != want.dtype or actual.shape != want.shape:
+        return f"{actual.dtype}{list(actual.shape)} instead of {want.dtype}{list(want.shape)}"
+    if expected.error is None and want.dtype.kind in "iub":
+        wrong = actual != want
+    else:
+        error = expected.error if expected.error is not None else np.zeros(want.shape)
+        with np.errstate(all="ignore"):
+            distance = np.abs(actual.astype(np.float64) - want.astype(np.float64))
+        wrong = ~(distance <= error)
+    if not wrong.any():
+        return ""
+    at = tuple(int(k) for k in np.argwhere(wrong)[0]) if wrong.ndim else ()
+    allowed = "" if expected.error is None else f" +- {expected.error[at]:.3g}"
+    return f"{int(wrong.sum())} of {wrong.size} elements differ, first at {at}: {actual[at]!r} instead of {want[at]!r}{allowed}"
