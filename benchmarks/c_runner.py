@@ -1,0 +1,85 @@
+"""A saved model run by a C program: `c_runner.c`, built against the artifact's own model.h, in a process without Python.
+
+It needs a C compiler (`cc`), which nothing else in Octavo does.
+"""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ..backends.runtime.abi import DTYPE_CODES
+from ..compiler.artifact import load
+from ..ir.dims import substitute, symbols_of
+from ..ir.errors import OctavoError
+
+SOURCE = Path(__file__).with_name("c_runner.c")
+FLAGS = ("-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function")
+
+
+class CRunner:
+    """Callable like `Model.run(None, feeds)`.  Raises OctavoError without a C compiler, and when the program fails."""
+
+    def __init__(self, artifact: Path, folder: Path):
+        """`folder` takes the program and what is passed to it."""
+        compiler = shutil.which("cc")
+        if compiler is None:
+            raise OctavoError("there is no C compiler `cc` to build the C program with")
+        self.artifact = artifact
+        self.folder = folder
+        self.program = folder / "c_runner"
+        model = load(artifact)
+        self.inputs, self.outputs = model.inputs, model.outputs
+        _run([compiler, *FLAGS, f"-I{artifact}", str(SOURCE), "-o", str(self.program), "-ldl"])
+
+    def __call__(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        arrays = [np.ascontiguousarray(feeds[spec.name]) for spec in self.inputs]
+        sizes: dict[str, int] = {}
+        for spec, array in zip(self.inputs, arrays, strict=True):
+            for dim, size in zip(spec.shape, array.shape, strict=True):
+                if isinstance(dim, str):
+                    sizes.setdefault(dim, size)
+        request, response = self.folder / "request", self.folder / "response"
+        with request.open("wb") as file:
+            file.write(struct.pack("=ii", len(self.inputs), len(self.outputs)))
+            for spec, array in zip(self.inputs, arrays, strict=True):
+                file.write(_head(spec.dtype, array.shape, array.nbytes) + array.tobytes())
+            for spec in self.outputs:
+                shape = [int(str(substitute(d, sizes))) if not symbols_of(d) - set(sizes) else 0 for d in spec.dims]
+                nbytes = 0 if spec.defined else int(np.prod(shape, dtype=np.int64)) * spec.type.itemsize
+                file.write(_head(spec.dtype, shape, nbytes))
+        _run(
+            [
+                str(self.program),
+                str(self.artifact / "model.so"),
+                str(self.artifact / "weights.bin"),
+                str(request),
+                str(response),
+            ]
+        )
+        return self._read(response.read_bytes())
+
+    def _read(self, data: bytes) -> list[np.ndarray]:
+        results, at = [], 0
+        for spec in self.outputs:
+            _, rank = struct.unpack_from("=ii", data, at)
+            *shape, nbytes = struct.unpack_from(f"={rank + 1}q", data, at + 8)
+            at += 16 + 8 * rank
+            results.append(np.frombuffer(data, spec.np, nbytes // spec.type.itemsize, at).reshape(shape))
+            at += nbytes
+        return results
+
+
+def _head(dtype: str, shape: tuple[int, ...] | list[int], nbytes: int) -> bytes:
+    return struct.pack(f"=ii{len(shape)}qq", DTYPE_CODES[dtype], len(shape), *shape, nbytes)
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise OctavoError(f"{Path(command[0]).name} failed with exit code {done.returncode}: {done.stderr.strip()[-500:]}")
