@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 
 from ..dims import Dim, DimExpr, dim_max, dim_min
-from ..errors import ShapeError
+from ..errors import ModelError, ShapeError
 from ..graph import Value, const_value
 from ..location import caller
 from ..scalar import compute_dtype
@@ -152,6 +152,16 @@ def positions(length: Dim) -> Value:
     return apply("iota", shape=(length,), axis=0, dtype=i64)
 
 
+def _refuse(reason: str) -> Callable[..., NoReturn]:
+    """A method that says why a value cannot do that while a graph is built.  Raises ModelError."""
+
+    def refuse(x: Value, *_: Any, **__: Any) -> NoReturn:
+        where = caller()
+        raise ModelError(f"{where + ': ' if where else ''}a value ({x.type}) {reason}")
+
+    return refuse
+
+
 for _operator, _op in (
     ("add", "add"),
     ("sub", "sub"),
@@ -165,3 +175,10 @@ for _operator, _op in (
     setattr(Value, f"__r{_operator}__", _backward)
 for _name, _method in {"neg": lambda x: build("neg", x, loc=caller()), "getitem": _getitem}.items():
     setattr(Value, f"__{_name}__", _method)
+for _name, _reason in {
+    "bool": "has no truth value while the graph is built; choose elements with octavo.ops.where",
+    "iter": "cannot be iterated; loop over range(size) and index it",
+    "array": "has no contents while the graph is built; use octavo.ops instead of NumPy functions",
+}.items():
+    setattr(Value, f"__{_name}__", _refuse(_reason))
+setattr(Value, "__array_ufunc__", None)  # noqa: B010  NumPy then leaves `array + value` to the value

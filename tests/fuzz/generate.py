@@ -125,7 +125,8 @@ class Builder:
 
     def recent(self) -> Value:
         """Any value, the newer the likelier."""
-        return self.of(lambda v: True) or self.pool[-1]
+        found = self.of(lambda v: True)
+        return self.pool[-1] if found is None else found
 
     def of(self, accept: Callable[[Value], bool]) -> Value | None:
         """Some value that is accepted: mostly a computed one, the newer the likelier, so that graphs grow deep."""
@@ -217,7 +218,7 @@ def _sampled(op: OpDef, b: Builder) -> Plan | None:
     for array in sample.inputs:
         constant = const_value(array)
         known = b.of(lambda v, t=constant.type: v.type == t) if constant.dtype.is_float and b.chance(0.5) else None
-        operands.append(known or b.fresh(constant.dtype, constant.shape, [array] * len(b.envs)))
+        operands.append(b.fresh(constant.dtype, constant.shape, [array] * len(b.envs)) if known is None else known)
     return op.name, tuple(operands), dict(sample.attrs)
 
 
@@ -335,14 +336,16 @@ def _concat(b: Builder) -> Plan | None:
         same = v.dtype is first.dtype and v.type.rank == first.type.rank
         return same and all(p == q or k == axis for k, (p, q) in enumerate(zip(v.shape, first.shape)))
 
-    others = [b.of(joins) or first for _ in range(int(b.rng.integers(1, 3)))]
+    others = [v for v in (b.of(joins) for _ in range(int(b.rng.integers(1, 3)))) if v is not None]
     return "concat", (first, *others), {"axis": axis}
 
 
 def _gather(b: Builder) -> Plan | None:
     """Indices may be negative or out of range: they wrap, then clamp."""
     x = b.of(lambda v: v.type.rank > 0)
-    indices = b.of(lambda v: v.dtype in (i32, i64) and v.type.rank < 3) or b.fresh(b.pick((i32, i64)), (b.dim(),))
+    indices = b.of(lambda v: v.dtype in (i32, i64) and v.type.rank < 3)
+    if indices is None:
+        indices = b.fresh(b.pick((i32, i64)), (b.dim(),))
     return ("gather", (x, indices), {"axis": int(b.rng.integers(x.type.rank))}) if x is not None else None
 
 

@@ -46,7 +46,9 @@ def epsilon(dtype: DType) -> float:
     return float(ml_dtypes.finfo(dtype.np).eps)
 
 
-def measure(node: Node, operands: Sequence[Measured], env: Mapping[str, int], rng: np.random.Generator) -> list[Measured] | None:
+def measure(
+    node: Node, operands: Sequence[Measured], env: Mapping[str, int], rng: np.random.Generator
+) -> list[Measured] | None:
     """The node's results with their bounds, or None where it is unstable or leaves the range that is worth testing."""
     base = _run(node, [m.array for m in operands], env)
     if not _in_range(node, [m.array for m in operands], base):
