@@ -571,15 +571,23 @@ class Emitter:
 
     # --- statements ---------------------------------------------------------------------------------------------------------
 
-    def body(self, statements: Sequence[Stmt]) -> None:
-        """Emit statements in a scope of their own."""
+    def enter(self) -> None:
+        """Values from here on are known only until `leave`."""
         self.scope = _Scope(self.scope)
-        for s in statements:
-            self.statement = {}
-            self.emit(s)
+        self.statement = {}
+
+    def leave(self) -> None:
         assert self.scope.parent is not None
         self.scope = self.scope.parent
         self.statement = {}
+
+    def body(self, statements: Sequence[Stmt]) -> None:
+        """Emit statements in a scope of their own."""
+        self.enter()
+        for s in statements:
+            self.statement = {}
+            self.emit(s)
+        self.leave()
 
     def emit(self, s: Stmt) -> None:
         match s:
@@ -695,14 +703,12 @@ class Emitter:
         head, inside, done = self.new_label("while"), self.new_label("do"), self.new_label("done")
         self.put(f"br label %{head}")
         self.label(head)
-        outer = self.scope
-        self.scope = _Scope(outer)
-        self.statement = {}
+        self.enter()
         condition = self.value(s.condition)
         self.put(f"br i1 {condition.text}, label %{inside}, label %{done}")
         self.label(inside)
         self.body(s.body)
-        self.scope = outer
+        self.leave()
         self.put(f"br label %{head}")
         self.label(done)
 

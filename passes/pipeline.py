@@ -10,17 +10,25 @@ from .absorb import absorb
 from .cse import cse
 from .expand import expand
 from .fold import fold
+from .fuse import ROW_COMPOSITES
 from .layout import layout
 from .manager import Fixpoint, Step, run_passes
 from .recognize import recognize
 from .simplify import simplify
 from .transposes import sink_transposes, transposes_to_reshapes
 
+
+
+def expand_composites(graph: Graph) -> Graph:
+    """Expansion of all composites but those that one row kernel computes whole."""
+    return expand(graph, keep=ROW_COMPOSITES)
+
+
 PIPELINE: tuple[Step, ...] = (
-    expand,  # first: every later pass then knows the primitives only
-    Fixpoint((simplify, fold, cse, sink_transposes, absorb)),  # before recognize: equal operands are one value, constants are known
+    expand_composites,  # first: every later pass then knows the primitives, and rows, only
+    Fixpoint((simplify, fold, cse, sink_transposes, absorb)),  # before recognize: equal operands are one value
     recognize,  # while activations and norms are as they were written; fusion would hide them
-    expand,  # the norms recognised, now in the one form that fusion knows
+    expand_composites,  # what was recognised, in the one form that fusion knows
     layout,  # after absorb, which sees a convolution and its batch norm side by side
     Fixpoint((sink_transposes, simplify, fold, cse)),  # the transposes that layout inserted meet and cancel
     transposes_to_reshapes,  # last: sinking no longer needs to see them as transposes

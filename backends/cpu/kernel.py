@@ -85,7 +85,7 @@ def emit_kernel(function: LoopFunction, symbol: str, features: str = "") -> str:
     context = "{ ptr, ptr, ptr, i64 }"
     body = "\n".join(calls)
     parts.append(
-        f"""define void @{symbol}(ptr %buffers, ptr %symbols, ptr %threads, ptr %scratch, i64 %stride) {features} {{
+        f"""define weak_odr hidden void @{symbol}(ptr %buffers, ptr %symbols, ptr %threads, ptr %scratch, i64 %stride) {features} {{
 entry:
   %context = alloca {context}, align 16
   store ptr %buffers, ptr %context

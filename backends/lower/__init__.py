@@ -1,1 +1,1 @@
-"""From a kernel to loops: the templates."""
+"""From a kernel's body to loop IR: the templates and what they share."""

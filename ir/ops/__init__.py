@@ -10,11 +10,23 @@ from typing import Any
 
 from ..graph import Value
 from ..location import caller
-from . import arrange, contraction, index, leaves, nn, pointwise, pooling, reduction
+from . import arrange, contraction, control, index, leaves, nn, packing, pointwise, pooling, recurrent, reduction, scatter
 from .operators import Operand, build
 from .registry import OPS, op_def
 
-MODULES = (leaves, pointwise, index, reduction, contraction, nn, pooling, arrange)  # importing them registers their ops
+MODULES = (
+    leaves,
+    pointwise,
+    index,
+    reduction,
+    contraction,
+    nn,
+    packing,
+    pooling,
+    arrange,
+    control,
+    recurrent,
+)  # importing them registers their ops
 
 
 def __getattr__(name: str) -> Callable[..., Any]:

@@ -1,0 +1,210 @@
+"""A program -> the LLVM module of its entry points: one native call runs the whole model.
+
+    i32 PREFIX_main(ptr inputs[], ptr outputs[], ptr sizes[], ptr weights, ptr workspace, ptr threads)
+    i64 PREFIX_workspace(ptr sizes[], i32 workers)
+
+`main` evaluates the sizes and offsets that depend on symbols, then runs the steps in order.  The workspace holds the arena and,
+after it, each worker's scratch memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ...ir.dims import Dim, dim_max
+from ...ir.loops import size_expr
+from ...ir.types import i64
+from ..llvm import Emitter, Val
+from ..program import ALIGN, Branch, Copy, Kernel, Loop, Place, Program, Ref, SetIndex, Step
+
+
+class MainEmitter(Emitter):
+    """Emits the steps of a program."""
+
+    def __init__(self, program: Program, symbols: Sequence[str], names: Mapping[int, str], scratch: Dim):
+        super().__init__()
+        self.program, self.names, self.scratch = program, names, scratch
+        self.symbols = {}
+        for k, s in enumerate(symbols):
+            self.put(f"%size{k} = getelementptr inbounds i64, ptr %sizes, i64 {k}")
+            self.symbols[s] = self.define(f"load i64, ptr %size{k}", i64)
+        self.places: dict[Place, str] = {}
+        self.counters: dict[int, str] = {}
+
+    def dim(self, d: Dim) -> Val:
+        return self.value(size_expr(d))
+
+    def bytes_of(self, place: Place) -> Val:
+        """The size of a place, rounded up to the alignment."""
+        size = place.nbytes
+        if isinstance(size, int):
+            return Val(str(-(-size // ALIGN) * ALIGN), i64)
+        up = self.define(f"add i64 {self.dim(size).text}, {ALIGN - 1}", i64)
+        return self.define(f"and i64 {up.text}, {-ALIGN}", i64)
+
+    def largest(self, values: Sequence[Val]) -> Val:
+        """The greatest of i64 values, 0 if there are none."""
+        best = values[0] if values else Val("0", i64)
+        for v in values[1:]:
+            best = self.operation("max", [best, v], i64)
+        return best
+
+    def arena(self) -> tuple[dict[Place, Val], Val]:
+        """The offset of every place of the arena, and the arena's size."""
+        offsets: dict[Place, Val] = {}
+        ends: dict[Place, Val] = {}
+        for place, under in self.program.below.items():
+            known = place.offset
+            offsets[place] = Val(str(known), i64) if known is not None else self.largest([ends[q] for q in under])
+            size = self.bytes_of(place)
+            if known is not None and not size.text.startswith("%"):
+                ends[place] = Val(str(known + int(size.text)), i64)
+            else:
+                ends[place] = self.define(f"add i64 {offsets[place].text}, {size.text}", i64)
+        if self.program.arena is not None:
+            return offsets, Val(str(self.program.arena), i64)
+        return offsets, self.largest(list(ends.values()))
+
+    def stride(self) -> Val:
+        """Bytes of scratch memory for each worker."""
+        up = self.define(f"add i64 {self.dim(self.scratch).text}, {ALIGN - 1}", i64)
+        return self.define(f"and i64 {up.text}, {-ALIGN}", i64)
+
+    def address_of(self, ref: Ref) -> str:
+        place = ref.place
+        if place not in self.places:
+            source = {"input": "%inputs", "output": "%outputs"}.get(place.region)
+            name = self.fresh("base")
+            assert source is not None or place.region == "const"
+            if source is None:
+                line = f"  {name} = getelementptr inbounds i8, ptr %weights, i64 {place.offset}"
+                self.entry.append(line)
+            else:
+                slot = self.fresh("slot")
+                self.entry.append(f"  {slot} = getelementptr inbounds ptr, ptr {source}, i64 {place.number}")
+                self.entry.append(f"  {name} = load ptr, ptr {slot}")
+            self.places[place] = name
+        pointer = self.places[place]
+        for loop, stride, length, reverse in ref.moves:
+            count = self.define(f"load i64, ptr {self.counters[loop]}", i64)
+            if reverse:
+                last = self.define(f"sub i64 {self.dim(length).text}, 1", i64)
+                count = self.define(f"sub i64 {last.text}, {count.text}", i64)
+            moved = self.define(f"mul i64 {count.text}, {self.dim(stride).text}", i64)
+            name = self.fresh("at")
+            self.put(f"{name} = getelementptr inbounds i8, ptr {pointer}, i64 {moved.text}")
+            pointer = name
+        return pointer
+
+    def steps(self, steps: Sequence[Step]) -> None:
+        for step in steps:
+            self.statement = {}
+            match step:
+                case Kernel():
+                    self.call(step)
+                case Copy():
+                    self.copy(step)
+                case SetIndex():
+                    count = self.define(f"load i64, ptr {self.counters[step.loop]}", i64)
+                    self.put(f"store i64 {count.text}, ptr {self.address_of(step.target)}")
+                case Loop():
+                    self.repeat(step)
+                case Branch():
+                    self.branch(step)
+
+    def call(self, step: Kernel) -> None:
+        for k, ref in enumerate((*step.inputs, *step.outputs)):
+            pointer = self.address_of(ref)
+            slot = self.fresh("arg")
+            self.put(f"{slot} = getelementptr inbounds ptr, ptr %arguments, i64 {k}")
+            self.put(f"store ptr {pointer}, ptr {slot}")
+        for k, s in enumerate(step.symbols):
+            slot = self.fresh("sym")
+            self.put(f"{slot} = getelementptr inbounds i64, ptr %symbols, i64 {k}")
+            self.put(f"store i64 {self.symbols[s].text}, ptr {slot}")
+        name = self.names[id(step)]
+        self.declarations.add(f"declare void @{name}(ptr, ptr, ptr, ptr, i64)")
+        self.put(f"call void @{name}(ptr %arguments, ptr %symbols, ptr %threads, ptr %scratch, i64 %stride)")
+
+    def copy(self, step: Copy) -> None:
+        self.declarations.add("declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)")
+        source, target = self.address_of(step.source), self.address_of(step.target)
+        self.put(f"call void @llvm.memcpy.p0.p0.i64(ptr {target}, ptr {source}, i64 {self.dim(step.nbytes).text}, i1 false)")
+
+    def repeat(self, step: Loop) -> None:
+        counter = self.fresh("counter")
+        self.entry.append(f"  {counter} = alloca i64")
+        self.counters[step.number] = counter
+        length: Val = self.dim(step.length)
+        if step.trips is not None:
+            length = self.define(f"load i64, ptr {self.address_of(step.trips)}", i64)
+        self.put(f"store i64 0, ptr {counter}")
+        head, inside, done = self.new_label("next"), self.new_label("body"), self.new_label("done")
+        self.put(f"br label %{head}")
+        self.label(head)
+        self.enter()
+        count = self.define(f"load i64, ptr {counter}", i64)
+        more = self.define(f"icmp slt i64 {count.text}, {length.text}", i64).text
+        if step.condition is not None:
+            flag = self.define(f"load i8, ptr {self.address_of(step.condition)}", i64)
+            go = self.define(f"icmp ne i8 {flag.text}, 0", i64)
+            more = self.define(f"and i1 {more}, {go.text}", i64).text
+        self.put(f"br i1 {more}, label %{inside}, label %{done}")
+        self.label(inside)
+        self.steps(step.steps)
+        count = self.define(f"load i64, ptr {counter}", i64)
+        following = self.define(f"add i64 {count.text}, 1", i64)
+        self.put(f"store i64 {following.text}, ptr {counter}")
+        self.put(f"br label %{head}")
+        self.leave()
+        self.label(done)
+
+    def branch(self, step: Branch) -> None:
+        flag = self.define(f"load i8, ptr {self.address_of(step.condition)}", i64)
+        go = self.define(f"icmp ne i8 {flag.text}, 0", i64)
+        then, otherwise, done = self.new_label("then"), self.new_label("else"), self.new_label("end")
+        self.put(f"br i1 {go.text}, label %{then}, label %{otherwise}")
+        for label, steps in ((then, step.then), (otherwise, step.otherwise)):
+            self.label(label)
+            self.enter()
+            self.steps(steps)
+            self.leave()
+            self.put(f"br label %{done}")
+        self.label(done)
+
+
+def emit_main(program: Program, prefix: str, symbols: Sequence[str], names: Mapping[int, str], scratch: Dim) -> str:
+    """The LLVM module text of a program's entry points.
+
+    symbols: the order of `sizes`; names: id(Kernel step) -> the symbol of its code; scratch: bytes that the greediest kernel needs.
+    """
+    main = MainEmitter(program, symbols, names, scratch)
+    offsets, size = main.arena()
+    main.put(f"%scratch = getelementptr inbounds i8, ptr %workspace, i64 {size.text}")
+    main.put(f"%stride = add i64 {main.stride().text}, 0")
+    for place, offset in offsets.items():
+        main.places[place] = main.fresh("place")
+        main.put(f"{main.places[place]} = getelementptr inbounds i8, ptr %workspace, i64 {offset.text}")
+    main.steps(program.steps)
+    kernels = program.kernels()
+    most = max((len(k.inputs) + len(k.outputs) for k in kernels), default=0)
+    entry = [f"  %arguments = alloca [{max(1, most)} x ptr]", f"  %symbols = alloca [{max(1, len(symbols))} x i64]", *main.entry]
+    parameters = "ptr %inputs, ptr %outputs, ptr %sizes, ptr %weights, ptr %workspace, ptr %threads"
+    text = [f"define i32 @{prefix}_main({parameters}) {{", "entry:", *entry, *main.lines, "  ret i32 0", "}", ""]
+    room = MainEmitter(program, symbols, names, scratch)
+    _, size = room.arena()
+    room.put("%count = sext i32 %workers to i64")
+    room.put(f"%each = mul i64 %count, {room.stride().text}")
+    room.put(f"%total = add i64 %each, {size.text}")
+    text += [f"define i64 @{prefix}_workspace(ptr %sizes, i32 %workers) {{", "entry:", *room.entry, *room.lines, "  ret i64 %total", "}", ""]
+    return "\n".join([*text, *sorted(main.declarations | room.declarations), ""])
+
+
+def most_scratch(sizes: Sequence[Dim]) -> Dim:
+    """The greatest scratch memory of any kernel."""
+    most: Dim = 0
+    for s in sizes:
+        most = dim_max(most, s)
+    return most
+
+

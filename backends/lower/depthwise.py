@@ -1,0 +1,151 @@
+"""The `depthwise` schedule: convolutions with one input channel for each group, channels last.
+
+Bound by memory, so nothing is copied: a task is one line of the result; channels are the vector; a block of neighbouring pixels
+shares each weight.  Taps that fall on the padding are skipped by bounds on the tap loops, not by reading zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...ir.dims import dim_product
+from ...ir.graph import Graph, Node, Value
+from ...ir.loops import Alloc, Buf, Const, Expr, For, Let, Load, LoopFunction, Names, Stmt, Store, binary, size_expr
+from ...ir.scalar import LOOPS, compute_dtype
+from .access import Access, Index, in_memory, linear, strides_of, unravel
+from .contract import contraction_of, epilogue
+from .kernel import const, function, parameters, spread
+
+PIXELS = 4  # neighbouring results that share a weight in registers
+
+
+def is_depthwise(node: Node) -> bool:
+    """Whether a convolution has one input and one output channel for each group."""
+    return node.op == "conv" and node.inputs[1].shape[1] == 1 and node.inputs[1].shape[0] == node.attrs["groups"] > 1
+
+
+def lower_depthwise(body: Graph, lanes: int) -> LoopFunction:
+    """Loops for a depthwise convolution whose weights come as [*kernel, channels], and its epilogue."""
+    node = contraction_of(body)
+    return _Depthwise(body, node, lanes).lower()
+
+
+class _Depthwise:
+    def __init__(self, body: Graph, node: Node, lanes: int):
+        self.body, self.node, self.lanes = body, node, lanes
+        self.names, self.params = Names(), parameters(body)
+        self.dtype = compute_dtype(node.types[0].dtype)
+        weights = node.inputs[1]
+        while weights.node.op != "input":
+            weights = weights.node.inputs[0]
+        buffers = dict(zip(body.inputs, self.params.inputs, strict=True))
+        self.x, self.w = buffers[node.inputs[0]], buffers[weights]
+        self.kernel = weights.shape[:-1]
+        self.shape, self.source = node.types[0].shape, node.inputs[0].shape
+        self.flat, self.start = epilogue(body, node)
+        by_name = dict(zip(body.input_names, body.inputs, strict=True))
+        self.bound = {v: buffers[by_name[v.node.attrs["name"]]] for v in self.flat.inputs[:-1]}
+
+    def lower(self) -> LoopFunction:
+        names = self.names
+        task = names.var("t")
+        *lines, width, channels = self.shape
+        position = unravel(task, lines)
+        pads, steps, dilations = (self.node.attrs[a] for a in ("pads", "strides", "dilations"))
+
+        def block(offset: Expr, lane: Expr) -> list[Stmt]:
+            statements: list[Stmt] = []
+            bounds = []
+            for axis in range(len(self.kernel) - 1):
+                bounds.append(self._taps(statements, position[1 + axis] * steps[axis] - pads[axis][0], axis))
+            low, step, dilation = pads[-1][0], steps[-1], dilations[-1]
+            span = dilation * (self.kernel[-1] - 1)
+            # results first..last read no padding along the line
+            first = binary("min", const(-(-low // step)), size_expr(width))
+            inside = (size_expr(self.source[-2]) + (low - span - 1)) // step + 1  # results whose last tap is in the line
+            last = binary("max", binary("min", inside, size_expr(width)), first)
+
+            def run(at: Expr, pixels: int, checked: bool) -> list[Stmt]:
+                return self._pixels(position, at, pixels, checked, bounds, offset, lane)
+
+            left, groups, rest, right = (names.var("w") for _ in range(4))
+            statements.append(For(left, first, tuple(run(left, 1, True))))
+            whole = (last - first) // PIXELS
+            statements.append(For(groups, whole, tuple(run(first + groups * PIXELS, PIXELS, False))))
+            statements.append(For(rest, last - first - whole * PIXELS, tuple(run(first + whole * PIXELS + rest, 1, False))))
+            statements.append(For(right, size_expr(width) - last, tuple(run(last + right, 1, True))))
+            return statements
+
+        statements = spread(names, channels, self.lanes, block)
+        cost = size_expr(dim_product((width, channels, *self.kernel)))
+        loop = For(task, size_expr(dim_product(lines)), tuple(statements), "parallel", cost=cost)
+        return function(self.body, self.params, [loop])
+
+    def _taps(self, statements: list[Stmt], origin: Expr, axis: int) -> tuple[Expr, Expr, Expr]:
+        """(first tap, number of taps, origin) that read inside the image along an axis, for a result that starts at `origin`."""
+        dilation = self.node.attrs["dilations"][axis]
+        size, taps = size_expr(self.source[1 + axis]), const(self.kernel[axis])
+        first, count, start = self.names.var("tap"), self.names.var("taps"), self.names.var("origin")
+        statements.append(Let(start, origin))
+        low = binary("max", const(0), (const(dilation - 1) - start) // dilation)
+        high = binary("min", taps, (size - start + (dilation - 1)) // dilation)
+        statements.append(Let(first, binary("min", low, taps)))
+        statements.append(Let(count, binary("max", const(0), high - first)))
+        return first, count, start
+
+    def _pixels(
+        self, position: Sequence[Expr], at: Expr, pixels: int, checked: bool, bounds: list[tuple[Expr, Expr, Expr]], offset: Expr, lane: Expr
+    ) -> list[Stmt]:
+        """`pixels` neighbouring results from `at`; `checked`: taps along the line may fall outside."""
+        names, lanes = self.names, self.lanes
+        pads, steps, dilations = (self.node.attrs[a] for a in ("pads", "strides", "dilations"))
+        acc = Buf(names.var("acc").name, self.dtype, "reg", pixels * lanes)
+        statements: list[Stmt] = [Alloc(acc)]
+        statements += [Store(acc, const(q * lanes) + lane, Const(0, self.dtype)) for q in range(pixels)]
+        line = at * steps[-1] - pads[-1][0]
+        all_bounds = list(bounds)
+        if checked:
+            all_bounds.append(self._taps(statements, line, len(self.kernel) - 1))
+        x_strides, w_strides = strides_of(self.source), strides_of((*self.kernel, self.shape[-1]))
+
+        def tap(k: tuple[Expr, ...]) -> list[Stmt]:
+            taps = [b[0] + i for b, i in zip(all_bounds, k, strict=False)] + list(k[len(all_bounds) :])
+            weight = Load(self.w, linear((*taps, offset + lane), w_strides))
+            result: list[Stmt] = []
+            for q in range(pixels):
+                origins = [*(b[2] for b in bounds), line + q * steps[-1]]
+                inside = [o + t * d for o, t, d in zip(origins, taps, dilations, strict=True)]
+                x = Load(self.x, linear((position[0], *inside, offset + lane), x_strides))
+                slot = const(q * lanes) + lane
+                a, b, old = LOOPS.cast(x, self.dtype), LOOPS.cast(weight, self.dtype), Load(acc, slot)
+                result.append(Store(acc, slot, LOOPS.fma(a, b, old) if self.dtype.is_float else old + a * b))
+            return result
+
+        free = self.kernel[len(all_bounds) :]
+        counts = [b[1] for b in all_bounds]
+        variables = [names.var("k") for _ in counts]
+        body: list[Stmt] = []
+        if free:
+            for k in range(free[0]):
+                body += tap((*variables, const(k)))
+        else:
+            body = tap(tuple(variables))
+        for v, n in reversed(list(zip(variables, counts, strict=True))):
+            body = [For(v, n, tuple(body))]
+        statements += body
+        for q in range(pixels):
+            statements += self._store(position, at + q, acc, q, offset, lane)
+        return statements
+
+    def _store(self, position: Sequence[Expr], at: Expr, acc: Buf, q: int, offset: Expr, lane: Expr) -> list[Stmt]:
+        def read_sum(index: Index, mask: Expr | None, other: object) -> Expr:
+            return LOOPS.cast(Load(acc, const(q * self.lanes) + lane), self.node.types[0].dtype)
+
+        reads = Access({**{v: in_memory(b, v.shape) for v, b in self.bound.items()}, self.start: read_sum})
+        shape = self.start.shape
+        row = linear((*position, at), strides_of(self.shape[:-1]))
+        index = (*unravel(row, shape[:-1]), offset + lane)
+        outputs: list[tuple[Value, Buf]] = list(zip(self.flat.outputs, self.params.outputs, strict=True))
+        return [Store(b, linear(index, strides_of(shape)), reads.at(v, index)) for v, b in outputs]
+
+

@@ -1,0 +1,112 @@
+"""The `map` template: pointwise and index ops, one element of the result at a time.
+
+Loops run over the (collapsed) result; the innermost long dim is the vector.  A `concat` at the root becomes one loop nest for each
+operand, so that no element asks which operand it is from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...ir.dims import Dim, dim_product
+from ...ir.graph import Graph, Value
+from ...ir.loops import Buf, Expr, For, If, LoopFunction, Names, Stmt, Store, size_expr
+from .access import Access, linear, strides_of, unravel
+from .collapse import collapse, is_pointwise
+from .kernel import UNROLL, Element, access, const, function, loops, operations, parameters, remainder, spread
+
+BLOCK = 4096  # elements of the innermost dim that one task covers
+SHORT = 8  # an innermost dim below this is not worth a vector where another is longer
+
+
+def lower_map(body: Graph, lanes: int) -> LoopFunction:
+    """Loops for a body of pointwise and index ops whose outputs share one shape.
+
+    Source of the scheme: none; `lanes` elements at a time, parallel over everything but the innermost block.
+    """
+    names = Names()
+    params = parameters(body)
+    root = body.outputs[0]
+    work = operations(body)
+    if root.node.op == "concat" and len(body.outputs) == 1:
+        statements: list[Stmt] = []
+        reads = access(body, params)
+        offset: Dim = 0
+        axis = root.node.attrs["axis"]
+        for operand in root.node.inputs:
+            statements += _nest(names, reads, [(operand, params.outputs[0])], root.shape, operand.shape, (axis, offset), lanes, work)
+            offset = offset + operand.shape[axis]
+        return function(body, params, statements)
+    flat = collapse(body, root.shape) if is_pointwise(body) else body
+    reads = access(flat, params)
+    targets = list(zip(flat.outputs, params.outputs, strict=True))
+    shape = flat.outputs[0].shape
+    return function(body, params, _nest(names, reads, targets, shape, shape, (0, 0), lanes, work))
+
+
+def _nest(
+    names: Names,
+    reads: Access,
+    targets: Sequence[tuple[Value, Buf]],
+    shape: Sequence[Dim],
+    extent: Sequence[Dim],
+    shift: tuple[int, Dim],
+    lanes: int,
+    work: int,
+) -> list[Stmt]:
+    """Loops over `extent` that store each target into a buffer of `shape`, moved by shift (axis, offset)."""
+    strides = strides_of(shape)
+    shape, extent = list(shape), list(extent)
+    rank = len(extent)
+    vector = _vector_axis(extent)
+    block = extent[vector] if rank else 1
+    blocks: Dim = 1
+    if not isinstance(block, int) or block > BLOCK:
+        blocks = (block + (BLOCK - 1)) // BLOCK
+    inner = [k for k in range(vector + 1, rank)]
+    outer = [k for k in range(rank) if k < vector]
+    task = names.var("t")
+    *outer_index, block_index = unravel(task, [*(extent[k] for k in outer), blocks])
+
+    def stores(index: Sequence[Expr]) -> list[Stmt]:
+        at = list(index)
+        if shift[1] != 0:
+            at[shift[0]] = at[shift[0]] + size_expr(shift[1])
+        return [Store(b, linear(at, strides), reads.at(v, index)) for v, b in targets]
+
+    def element(base: Expr) -> Element:
+        def run(offset: Expr, lane: Expr) -> Sequence[Stmt]:
+            if not rank:
+                return stores(())
+            position = base + offset + lane
+            return loops(names, [extent[k] for k in inner], lambda rest: stores([*outer_index, position, *rest]))
+
+        return run
+
+    unroll = UNROLL if work <= 12 and not inner else 1
+    if blocks == 1:
+        statements = spread(names, block, lanes, element(const(0)), unroll)
+    else:
+        start = block_index * BLOCK
+        left = size_expr(block) - start
+        full = spread(names, BLOCK, lanes, element(start), unroll)
+        q, v = names.var("q"), names.var("v")
+        whole = For(q, left // lanes, (For(v, const(lanes), tuple(element(start)(q * lanes, v)), "vector"),))
+        last = [whole, *remainder(names, left % lanes, left - left % lanes, lanes, element(start))]
+        statements = [If(left >= BLOCK, tuple(full), tuple(last))]
+    tasks = size_expr(dim_product([*(extent[k] for k in outer), blocks]))
+    cost = size_expr(dim_product([block if blocks == 1 else BLOCK, *(extent[k] for k in inner)])) * work
+    return [For(task, tasks, tuple(statements), "parallel", cost=cost)]
+
+
+def _vector_axis(extent: Sequence[Dim]) -> int:
+    """The innermost axis, or an outer one where that is short."""
+    if not extent:
+        return 0
+    last = len(extent) - 1
+    for axis in range(last, max(-1, last - 3), -1):
+        d = extent[axis]
+        if not isinstance(d, int) or d >= SHORT:
+            return axis
+    return last
+

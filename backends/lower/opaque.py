@@ -1,0 +1,27 @@
+"""Ops that bring their own loops."""
+
+from __future__ import annotations
+
+from ...ir.errors import CodegenError, UnsupportedOp
+from ...ir.graph import Graph
+from ...ir.loops import LoopFunction, Names, Tensor
+from ...ir.ops.registry import op_def
+from .access import as_scalars
+from .kernel import function, parameters
+
+
+def lower_opaque(body: Graph) -> LoopFunction:
+    """The loops that the body's one op defines.  Raises UnsupportedOp where it has none."""
+    nodes = [n for n in body.nodes if op_def(n.op).kind != "leaf"]
+    if len(nodes) != 1:
+        raise CodegenError(f"kernel {body.name} holds {len(nodes)} ops, one of which has loops of its own")
+    (node,) = nodes
+    definition = op_def(node.op)
+    if definition.loops is None:
+        raise UnsupportedOp(f"{node!r}: op {node.op!r} has no native code yet")
+    params = parameters(body)
+    by_value = dict(zip(body.inputs, params.inputs, strict=True))
+    ins = [Tensor(by_value[v], v.shape) for v in node.inputs]
+    outs = [Tensor(b, t.shape) for b, t in zip(params.outputs, node.types, strict=True)]
+    attrs = {k: as_scalars(a) for k, a in node.attrs.items()}
+    return function(body, params, definition.loops(Names(), ins, outs, **attrs))

@@ -1,0 +1,305 @@
+"""The `row` template: reductions over the same axes, with pointwise work before, between and after (softmax, norms, pooling, argmax).
+
+The kept axes are tasks; one *row* is the reduced axes at one kept index.  Nodes are staged by how many reductions they follow; each
+stage is one loop over the row that folds the stage's reductions, stores its outputs and keeps what later stages would otherwise
+recompute at a cost.  The vector runs along the row where the row is innermost, else along the last kept axis.  A fixed number of
+partial results per row, joined in a fixed order, makes the result the same for any thread count and batch position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ...ir.dims import Dim, dim_product
+from ...ir.errors import CodegenError
+from ...ir.graph import Graph, Node, Value
+from ...ir.loops import Alloc, Buf, Const, Expr, For, Let, Load, LoopFunction, Names, Scalar, Stmt, Store, as_expr, size_expr
+from ...ir.ops.registry import Reduction, op_def
+from ...ir.scalar import LOOPS, compute_dtype
+from .access import Access, Bound, Index, linear, strides_of, unravel
+from .kernel import access, const, function, loops, operations, parameters, reaches, remainder, spread
+
+PARTIAL = 4  # partial vectors per row: hides the latency of an addition
+EXPENSIVE = frozenset("exp log tanh sigmoid erf gelu silu softplus mish pow sin cos div sqrt".split())
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How the body's full shape splits into kept and reduced axes."""
+
+    full: tuple[Dim, ...]
+    axes: tuple[int, ...]
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        return tuple(k for k in range(len(self.full)) if k not in self.axes)
+
+    def join(self, kept: Sequence[Expr], reduced: Sequence[Expr]) -> Index:
+        """An index of the full shape from its two parts."""
+        index: list[Expr] = [const(0)] * len(self.full)
+        for k, e in zip(self.kept, kept, strict=True):
+            index[k] = e
+        for k, e in zip(self.axes, reduced, strict=True):
+            index[k] = e
+        return tuple(index)
+
+
+def row_shape(body: Graph) -> Shape:
+    """The shape of the body's reductions.  Raises CodegenError where they differ."""
+    shapes = {
+        Shape(n.inputs[0].shape, tuple(n.attrs["axes"])) for n in body.nodes if op_def(n.op).kind == "reduction"
+    }
+    if len(shapes) != 1:
+        raise CodegenError(f"kernel {body.name}: its reductions are over different axes")
+    return next(iter(shapes))
+
+
+def stages(body: Graph) -> dict[Value, int]:
+    """value -> how many reductions it follows."""
+    stage: dict[Value, int] = {}
+    for node in body.nodes:
+        level = max((stage[v] for v in node.inputs), default=0)
+        for v in node.outputs:
+            stage[v] = level + (op_def(node.op).kind == "reduction")
+    return stage
+
+
+def lower_row(body: Graph, lanes: int) -> LoopFunction:
+    """Loops for a body with reductions over common axes; outputs have the full shape or the reduced one."""
+    shape = row_shape(body)
+    names = Names()
+    params = parameters(body)
+    reads = access(body, params)
+    along = _vector_along_row(body, shape)
+    emit = _Row(body, shape, names, reads, lanes, along)
+    task = names.var("t")
+    kept_sizes = [shape.full[k] for k in shape.kept]
+    work = size_expr(dim_product([shape.full[k] for k in shape.axes])) * operations(body)
+    outputs = dict(zip(body.outputs, params.outputs, strict=True))
+    if along:
+        statements = emit.row(unravel(task, kept_sizes), outputs, const(0))
+        return function(body, params, [For(task, size_expr(dim_product(kept_sizes)), tuple(statements), "parallel", cost=work)])
+    outer = unravel(task, kept_sizes[:-1])
+    width = kept_sizes[-1]
+    statements = spread(names, width, lanes, lambda offset, lane: emit.row((*outer, offset + lane), outputs, lane))
+    tasks = size_expr(dim_product(kept_sizes[:-1]))
+    return function(body, params, [For(task, tasks, tuple(statements), "parallel", cost=work * size_expr(width))])
+
+
+def _vector_along_row(body: Graph, shape: Shape) -> bool:
+    """Whether neighbouring elements of a row are neighbours in memory."""
+    if not shape.kept:
+        return True
+    if len(shape.full) - 1 not in shape.axes:
+        return False
+    operands = [n.inputs[0] for n in body.nodes if op_def(n.op).kind == "reduction"]
+    return not any(reaches(body, "window", v) for v in operands)
+
+
+class _Row:
+    """Emits the stages of one row (or of `lanes` rows side by side)."""
+
+    def __init__(self, body: Graph, shape: Shape, names: Names, reads: Access, lanes: int, along: bool):
+        self.body, self.shape, self.names, self.reads = body, shape, names, reads
+        self.lanes, self.along = lanes, along
+        self.stage = stages(body)
+        self.reductions = [n for n in body.nodes if op_def(n.op).kind == "reduction"]
+        self.kept_values = self._values_to_keep()
+        self.sizes = [shape.full[k] for k in shape.axes]
+
+    def _is_full(self, v: Value) -> bool:
+        return v.shape == self.shape.full and v not in self._reduced
+
+    @property
+    def _reduced(self) -> set[Value]:
+        return {n.outputs[0] for n in self.reductions}
+
+    def _values_to_keep(self) -> list[Value]:
+        """Expensive values of the full shape that a later stage reads again."""
+        kept = []
+        for node in self.body.nodes:
+            v = node.outputs[0]
+            if op_def(node.op).kind != "pointwise" or node.op not in EXPENSIVE or not self._is_full(v):
+                continue
+            if any(self._used_after(v, self.stage[v])):
+                kept.append(v)
+        return kept
+
+    def _used_after(self, v: Value, stage: int) -> list[bool]:
+        """Whether each transitive pointwise user of a value stands in a later stage."""
+        found: list[bool] = []
+        stack, seen = [v.node], {v.node}
+        while stack:
+            for user in self.body.users[stack.pop()]:
+                if user in seen:
+                    continue
+                seen.add(user)
+                later = self.stage[user.outputs[0]] > stage and op_def(user.op).kind != "reduction"
+                found.append(later)
+                if op_def(user.op).kind != "reduction" and not later:
+                    stack.append(user)
+        return found
+
+    def row(self, kept: Sequence[Expr], outputs: dict[Value, Buf], lane: Expr) -> list[Stmt]:
+        """All stages for one kept index; `lane` tells rows side by side apart (0 where the vector runs along the row)."""
+        self.reads = Access(self._parameter_bindings())
+        statements: list[Stmt] = []
+        last = max([self.stage[v] for v in outputs] + [self.stage[n.outputs[0]] - 1 for n in self.reductions])
+        for level in range(last + 1):
+            folding = [n for n in self.reductions if self.stage[n.inputs[0]] == level]
+            storing = [(v, b) for v, b in outputs.items() if self._is_full(v) and self.stage[v] == level]
+            keeping = [v for v in self.kept_values if self.stage[v] == level]
+            if folding or storing or keeping:
+                statements += self._stage(kept, lane, folding, storing, keeping)
+        for v, b in outputs.items():
+            if not self._is_full(v):
+                statements.append(self._store_reduced(v, b, kept))
+        return statements
+
+    def _parameter_bindings(self) -> dict[Value, Bound]:
+        return {v: self.reads.bound[v] for v in self.body.inputs}
+
+    def _row_index(self, reduced: Sequence[Expr]) -> Expr:
+        return linear(reduced, strides_of(self.sizes))
+
+    def _stage(
+        self, kept: Sequence[Expr], row_lane: Expr, folding: list[Node], storing: list[tuple[Value, Buf]], keeping: list[Value]
+    ) -> list[Stmt]:
+        partial = PARTIAL if self.along and folding else 1
+        states = {n: self._states(n, partial) for n in folding}
+        statements: list[Stmt] = []
+        for n in folding:
+            statements += self._initialize(n, states[n], partial, row_lane)
+        scratch: dict[Value, Buf] = {}
+        for v in keeping:
+            size = dim_product(self.sizes) if self.along else dim_product(self.sizes) * self.lanes
+            scratch[v] = Buf(self.names.var("keep").name, v.dtype, "local", size)
+            statements.append(Alloc(scratch[v]))
+
+        def element(reduced: Sequence[Expr], slot: Expr, live: Expr | None) -> list[Stmt]:
+            index = self.shape.join(kept, reduced)
+            position = self._row_index(reduced)
+            inner: list[Stmt] = []
+            for v in keeping:
+                offset = position if self.along else position * self.lanes + row_lane
+                inner.append(Store(scratch[v], offset, self.reads.at(v, index)))
+            reads = Access(self.reads.bound)
+            for v in keeping:
+                reads.bind(v, self._kept_read(scratch[v], row_lane))
+            for v, b in storing:
+                inner.append(Store(b, linear(index, strides_of(v.shape)), reads.at(v, index)))
+            for n in folding:
+                inner += self._fold(n, states[n], reads.at(n.inputs[0], index), position, slot, live)
+            return inner
+
+        if self.along:
+            statements += self._loop_along(element, partial)
+        else:
+            statements += loops(self.names, self.sizes, lambda reduced: element(reduced, row_lane, None), "r")
+        for v in keeping:
+            self.reads.bind(v, self._kept_read(scratch[v], row_lane))
+        for n in folding:
+            statements += self._finish(n, states[n], partial, row_lane)
+        return statements
+
+    def _kept_read(self, buf: Buf, lane: Expr) -> Bound:
+        def read(index: Index, mask: Expr | None, other: Scalar) -> Expr:
+            offset = self._row_index([index[k] for k in self.shape.axes])
+            return Load(buf, offset if self.along else offset * self.lanes + lane)
+
+        return read
+
+    def _states(self, n: Node, partial: int) -> list[Buf]:
+        dtypes = _monoid(n).state_dtypes(compute_dtype(n.inputs[0].dtype))
+        return [Buf(self.names.var("acc").name, d, "reg", self.lanes * partial) for d in dtypes]
+
+    def _initialize(self, n: Node, states: list[Buf], partial: int, row_lane: Expr) -> list[Stmt]:
+        values = _monoid(n).init(compute_dtype(n.inputs[0].dtype))
+        statements: list[Stmt] = [Alloc(b) for b in states]
+        for b, value in zip(states, values, strict=True):
+            start = as_expr(value, b.dtype)
+            if self.along:
+                part, lane = self.names.var("u"), self.names.var("v")
+                vector = For(lane, const(self.lanes), (Store(b, part * self.lanes + lane, start),), "vector")
+                statements.append(For(part, const(partial), (vector,), "unroll"))
+            else:
+                statements.append(Store(b, row_lane, start))
+        return statements
+
+    def _fold(self, n: Node, states: list[Buf], x: Expr, position: Expr, slot: Expr, live: Expr | None) -> list[Stmt]:
+        """One step of a reduction; lanes that are not live keep their state."""
+        old = tuple(Load(b, slot) for b in states)
+        new = _monoid(n).step(LOOPS, old, LOOPS.cast(x, compute_dtype(x.dtype)), position)
+        if live is not None:
+            new = tuple(LOOPS.where(live, e, o) for e, o in zip(new, old, strict=True))
+        return self._assign(states, slot, new)
+
+    def _assign(self, states: list[Buf], slot: Expr, new: Sequence[Expr]) -> list[Stmt]:
+        """Store all parts of a state at once: no part sees another's new value."""
+        if len(states) == 1:
+            return [Store(states[0], slot, new[0])]
+        lets = [Let(self.names.var("new", b.dtype), e) for b, e in zip(states, new, strict=True)]
+        return [*lets, *(Store(b, slot, let.var) for b, let in zip(states, lets, strict=True))]
+
+    def _loop_along(self, element: Callable[..., list[Stmt]], partial: int) -> list[Stmt]:
+        """The vector runs along the last reduced axis; outer reduced axes are serial loops around it."""
+        names, lanes = self.names, self.lanes
+        *outer, length = self.sizes
+
+        def inner(prefix: tuple[Expr, ...]) -> list[Stmt]:
+            statements: list[Stmt] = []
+            extent = size_expr(length)
+            groups = extent // (lanes * partial)
+            q, u, v = names.var("q"), names.var("u"), names.var("v")
+            at = q * (lanes * partial) + u * lanes + v
+            body = element((*prefix, at), u * lanes + v, None)
+            if not (isinstance(groups, Const) and groups.value == 0):
+                vector = For(v, const(lanes), tuple(body), "vector")
+                statements.append(For(q, groups, (For(u, const(partial), (vector,), "unroll"),)))
+            start = groups * (lanes * partial)
+            rest = (extent - start) // lanes
+            if not (isinstance(rest, Const) and rest.value == 0):
+                q2, v2 = names.var("q"), names.var("v")
+                body = element((*prefix, start + q2 * lanes + v2), v2, None)
+                statements.append(For(q2, rest, (For(v2, const(lanes), tuple(body), "vector"),)))
+            tail = extent % lanes
+            if not (isinstance(tail, Const) and tail.value == 0):
+                statements += remainder(
+                    names, tail, extent - tail, lanes, lambda at, lane: element((*prefix, at + lane), lane, lane < tail)
+                )
+            return statements
+
+        return loops(names, outer, inner, "r")
+
+    def _finish(self, n: Node, states: list[Buf], partial: int, row_lane: Expr) -> list[Stmt]:
+        """Join the partial results by a fixed tree of halves and keep the finished scalar for readers."""
+        monoid = _monoid(n)
+        statements: list[Stmt] = []
+        half = self.lanes * partial // 2 if self.along else 0
+        while half:
+            width = min(half, self.lanes)
+            for first in range(0, half, width):
+                lane = self.names.var("v")
+                a = tuple(Load(b, lane + first) for b in states)
+                z = tuple(Load(b, lane + (first + half)) for b in states)
+                merged = self._assign(states, lane + first, monoid.merge(LOOPS, a, z))
+                statements.append(For(lane, const(width), tuple(merged), "vector"))
+            half //= 2
+        result = n.outputs[0]
+        final = Buf(self.names.var("red").name, result.dtype, "reg", 1 if self.along else self.lanes)
+        value = LOOPS.cast(monoid.finish(LOOPS, tuple(Load(b, row_lane) for b in states)), result.dtype)
+        self.reads.bind(result, lambda index, mask, other: Load(final, row_lane))
+        return [*statements, Alloc(final), Store(final, row_lane, value)]
+
+    def _store_reduced(self, v: Value, b: Buf, kept: Sequence[Expr]) -> Stmt:
+        full_rank = len(v.shape) == len(self.shape.full)
+        index = self.shape.join(kept, [const(0)] * len(self.shape.axes)) if full_rank else tuple(kept)
+        return Store(b, linear(index, strides_of(v.shape)), self.reads.at(v, index))
+
+
+def _monoid(n: Node) -> Reduction:
+    monoid = op_def(n.op).reduction
+    assert monoid is not None
+    return monoid
+

@@ -1,0 +1,446 @@
+"""A fused graph as a program: steps over memory regions, and where in memory everything lies.
+
+Every stored value lives in a `Place`: an input, an output, the constants, or the arena.  Reshapes are other names for a place.  The
+arena is planned once for all sizes: lifetimes decide which values may share memory, a nominal size decides which lies below
+which, and the offset of a value is the largest end of those below it that it must not overlap: a number where sizes are known, a
+formula evaluated at each call where they are symbols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias, Union
+
+import numpy as np
+
+from ..ir.dims import Dim, evaluate_dim, symbols_of
+from ..ir.errors import CodegenError, UnsupportedOp
+from ..ir.graph import Constant, Graph, Node, Value
+from ..ir.types import TensorType
+from .lower.kernel import body_symbols
+
+ALIGN = 64
+NOMINAL = 64  # what a symbol counts when the layout of the arena is chosen; any value is correct
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One call of a fused kernel: `body` computes outputs from inputs."""
+
+    body: Graph
+    inputs: tuple[Ref, ...]
+    outputs: tuple[Ref, ...]
+    symbols: tuple[str, ...]
+    loc: str
+
+
+@dataclass(frozen=True)
+class Copy:
+    """target = source, `nbytes` of them."""
+
+    source: Ref
+    target: Ref
+    nbytes: Dim
+
+
+@dataclass(frozen=True)
+class SetIndex:
+    """Store the counter of a loop, as an i64, where its body reads it."""
+
+    loop: int
+    target: Ref
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Run the steps `length` times; `reverse` is not here: a `Ref` moves with the counter either way.
+
+    With `condition` (a bool in memory) the loop ends before an iteration for which it is false, and `trips`, if given, is an i64
+    in memory that bounds it.
+    """
+
+    number: int
+    length: Dim
+    steps: tuple[Step, ...]
+    condition: Ref | None = None
+    trips: Ref | None = None
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Run one of two lists of steps by a bool in memory."""
+
+    condition: Ref
+    then: tuple[Step, ...]
+    otherwise: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Define:
+    """Read a size that the run found out (an i64 in memory) into its symbol; it is at most `limit`."""
+
+    symbol: str
+    source: Ref
+    limit: Dim
+
+
+Step: TypeAlias = Union[Kernel, Copy, SetIndex, Loop, Branch, Define]
+
+
+@dataclass(eq=False)
+class Place:
+    """Memory of one stored value.  region: "input", "output", "const" (`number` or `offset` says which) or "arena"."""
+
+    region: str
+    nbytes: Dim
+    number: int = 0
+    offset: int | None = 0
+    first: int = -1  # steps (in program order) between which the arena must keep it
+    last: int = -1
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A place, moved by (loop number, bytes for each iteration, backwards?) inside loops."""
+
+    place: Place
+    moves: tuple[tuple[int, Dim, Dim, bool], ...] = ()  # (loop, stride in bytes, length, reverse)
+
+
+@dataclass
+class Program:
+    """Steps, constants and the arena.
+
+    constants: (byte offset, array).  arena: its size in bytes, None where it depends on symbols.  below: the places in the order in
+    which their offsets are known, each with those that it lies directly above.
+    """
+
+    graph: Graph
+    steps: tuple[Step, ...]
+    places: list[Place]
+    constants: list[tuple[int, Constant]]
+    constant_bytes: int
+    arena: int | None
+    below: dict[Place, tuple[Place, ...]]
+    outputs: list[Ref]
+    defined: tuple[str, ...]
+
+    def kernels(self) -> list[Kernel]:
+        """Every kernel call, in program order."""
+        found: list[Kernel] = []
+        stack: list[Step] = list(reversed(self.steps))
+        while stack:
+            step = stack.pop()
+            if isinstance(step, Kernel):
+                found.append(step)
+            elif isinstance(step, Loop):
+                stack.extend(reversed(step.steps))
+            elif isinstance(step, Branch):
+                stack.extend(reversed((*step.then, *step.otherwise)))
+        return found
+
+
+def _bytes(t: TensorType) -> Dim:
+    if t.dtype.kind in "sc":
+        raise UnsupportedOp(f"values of dtype {t.dtype} cannot be compiled; only the reference evaluator handles them")
+    return t.nbytes
+
+
+def plan(graph: Graph) -> Program:
+    """The program of a fused graph.  Raises UnsupportedOp for what cannot be compiled, naming the node."""
+    return _Planner(graph).plan()
+
+
+@dataclass
+class _Planner:
+    graph: Graph
+    refs: dict[Value, Ref] = field(default_factory=dict)
+    arena: list[Place] = field(default_factory=list)
+    constants: dict[Constant, Place] = field(default_factory=dict)
+    constant_bytes: int = 0
+    clock: int = 0
+    loops: int = 0
+    defined: list[str] = field(default_factory=list)
+
+    def plan(self) -> Program:
+        graph = self.graph
+        if graph.updates:
+            raise UnsupportedOp("variables that a run updates are not compiled yet")
+        for k, v in enumerate(graph.inputs):
+            self.refs[v] = Ref(Place("input", _bytes(v.type), k))
+        targets: dict[Value, Ref] = {}
+        outputs: list[Ref] = []
+        late: list[tuple[Value, Ref]] = []
+        run_time = self._run_time_symbols()
+        for k, v in enumerate(graph.outputs):
+            if any(symbols_of(d) & run_time for d in v.shape):  # its size is known too late for the caller's buffer
+                outputs.append(Ref(Place("defined", _bytes(v.type), k)))
+                late.append((v, outputs[-1]))
+                continue
+            ref = Ref(Place("output", _bytes(v.type), k))
+            outputs.append(ref)
+            root = self._source(v)
+            if root.node.op in ("kernel", "scan", "loop", "if_") and root not in targets:
+                targets[root] = ref
+            else:
+                late.append((v, ref))
+        steps = self._steps(graph, targets)
+        for v, ref in late:
+            source = self._ref(v)
+            if ref.place.region == "defined":
+                source.place.last = 1 << 60
+                outputs[ref.place.number] = source
+            else:
+                steps.append(Copy(self._use(source), ref, _bytes(v.type)))
+        self.clock += 1
+        for place in self.arena:
+            place.last = min(place.last, self.clock)
+        below, size = _layout(self.arena)
+        packed = [(p.offset or 0, c) for c, p in self.constants.items()]
+        return Program(graph, tuple(steps), self.arena, packed, self.constant_bytes, size, below, outputs, tuple(self.defined))
+
+    def _run_time_symbols(self) -> frozenset[str]:
+        return frozenset(n.attrs["symbol"] for n in self.graph.nodes if n.op == "bind_size")
+
+    def _source(self, v: Value) -> Value:
+        """The value whose memory a view names."""
+        while v.node.op == "reshape":
+            v = v.node.inputs[0]
+        return v
+
+    def _ref(self, v: Value) -> Ref:
+        root = self._source(v)
+        if root not in self.refs:
+            if root.node.op in ("const", "variable"):
+                constant: Constant = root.node.attrs["value" if root.node.op == "const" else "init"]
+                self.refs[root] = Ref(self._constant(constant))
+            else:
+                raise CodegenError(f"{root!r} is read before it is computed")
+        return self.refs[root]
+
+    def _constant(self, constant: Constant) -> Place:
+        if constant not in self.constants:
+            nbytes = _bytes(constant.type)
+            assert isinstance(nbytes, int)
+            self.constants[constant] = Place("const", nbytes, offset=self.constant_bytes)
+            self.constant_bytes += -(-max(nbytes, 1) // ALIGN) * ALIGN
+        return self.constants[constant]
+
+    def _use(self, ref: Ref) -> Ref:
+        ref.place.last = max(ref.place.last, self.clock)
+        return ref
+
+    def _new(self, t: TensorType) -> Ref:
+        place = Place("arena", _bytes(t), first=self.clock, last=self.clock)
+        self.arena.append(place)
+        return Ref(place)
+
+    def _steps(self, graph: Graph, targets: Mapping[Value, Ref]) -> list[Step]:
+        steps: list[Step] = []
+        for node in graph.nodes:
+            self.clock += 1
+            match node.op:
+                case "kernel":
+                    steps.append(self._kernel(node, targets))
+                case "scan":
+                    steps += self._scan(node, targets)
+                case "if_":
+                    steps += self._if(node, targets)
+                case "loop":
+                    steps += self._loop(node, targets)
+                case "bind_size":
+                    steps += self._bind(node)
+                case "input" | "const" | "variable" | "reshape":
+                    pass
+                case _:
+                    raise UnsupportedOp(f"{node!r} cannot be compiled")
+        return steps
+
+    def _target(self, v: Value, targets: Mapping[Value, Ref]) -> Ref:
+        self.refs[v] = targets[v] if v in targets else self._new(v.type)
+        return self.refs[v]
+
+    def _kernel(self, node: Node, targets: Mapping[Value, Ref]) -> Kernel:
+        body: Graph = node.attrs["body"]
+        inputs = tuple(self._use(self._ref(v)) for v in node.inputs)
+        outputs = tuple(self._use(self._target(v, targets)) for v in node.outputs)
+        return Kernel(body, inputs, outputs, body_symbols(body), node.loc)
+
+    def _scan(self, node: Node, targets: Mapping[Value, Ref]) -> list[Step]:
+        """States are copied into buffers of their own, which the body reads and each iteration overwrites at its end."""
+        body: Graph = node.attrs["body"]
+        count, length = node.attrs["states"], node.attrs["length"]
+        reverse = tuple(node.attrs.get("reverse") or ())
+        number = self.loops = self.loops + 1
+        start = self.clock
+        steps: list[Step] = []
+        index = body.inputs[0]
+        counter = self._new(index.type)
+        self.refs[index] = counter
+        states = []
+        for v, result, inner in zip(node.inputs[:count], node.outputs[:count], body.inputs[1 : 1 + count], strict=True):
+            state = self._target(result, targets)
+            steps.append(Copy(self._use(self._ref(v)), self._use(state), _bytes(v.type)))
+            self.refs[inner] = state
+            states.append(state)
+        for k, (v, inner) in enumerate(zip(node.inputs[count:], body.inputs[1 + count :], strict=True)):
+            backwards = bool(reverse[k]) if k < len(reverse) else False
+            self.refs[inner] = _moving(self._use(self._ref(v)), number, _bytes(inner.type), length, backwards)
+        moving: dict[Value, Ref] = {}
+        stacked = []
+        sequences = len(node.inputs) - count
+        for k, (result, inner) in enumerate(zip(node.outputs[count:], body.outputs[count:], strict=True)):
+            position = sequences + k
+            backwards = bool(reverse[position]) if position < len(reverse) else False
+            ref = _moving(self._use(self._target(result, targets)), number, _bytes(inner.type), length, backwards)
+            stacked.append((inner, ref))
+            root = self._source(inner)
+            if root.node.op in ("kernel", "scan", "loop", "if_") and root not in moving and root not in body.outputs[:count]:
+                moving[root] = ref
+        inside: list[Step] = [SetIndex(number, counter), *self._steps(body, moving)]
+        for inner, ref in stacked:
+            if self.refs.get(self._source(inner)) is not ref:
+                inside.append(Copy(self._use(self._ref(inner)), ref, _bytes(inner.type)))
+        inside += self._commit(list(zip(body.outputs[:count], states, strict=True)))
+        self._keep(start)
+        self._use(counter)
+        return [*steps, Loop(number, length, tuple(inside))]
+
+    def _commit(self, pairs: Sequence[tuple[Value, Ref]]) -> list[Step]:
+        """Copy next states into the states; a next state that is itself another state goes through a buffer first."""
+        steps: list[Step] = []
+        own = {id(ref.place) for _, ref in pairs}
+        ready: list[tuple[Ref, Ref, Dim]] = []
+        for v, state in pairs:
+            source = self._use(self._ref(v))
+            if source.place is state.place:
+                continue
+            if id(source.place) in own:
+                spare = self._new(v.type)
+                steps.append(Copy(source, spare, _bytes(v.type)))
+                source = spare
+            ready.append((source, state, _bytes(v.type)))
+        self.clock += 1
+        for source, state, nbytes in ready:
+            steps.append(Copy(self._use(source), self._use(state), nbytes))
+        return steps
+
+    def _keep(self, start: int) -> None:
+        """What existed before a loop and is used in it must survive all its iterations."""
+        self.clock += 1
+        for place in self.arena:
+            if place.first <= start <= place.last:
+                place.last = max(place.last, self.clock)
+
+    def _if(self, node: Node, targets: Mapping[Value, Ref]) -> list[Step]:
+        condition = self._use(self._ref(node.inputs[0]))
+        results = [self._target(v, targets) for v in node.outputs]
+        for r in results:
+            self._use(r)
+        branches = []
+        for name in ("then", "otherwise"):
+            body: Graph = node.attrs[name]
+            for v, inner in zip(node.inputs[1:], body.inputs, strict=True):
+                self.refs[inner] = self._use(self._ref(v))
+            steps = self._steps(body, {})
+            self.clock += 1
+            for v, r in zip(body.outputs, results, strict=True):
+                steps.append(Copy(self._use(self._ref(v)), self._use(r), _bytes(v.type)))
+            branches.append(tuple(steps))
+        return [Branch(condition, branches[0], branches[1])]
+
+    def _loop(self, node: Node, targets: Mapping[Value, Ref]) -> list[Step]:
+        body: Graph = node.attrs["body"]
+        trips, condition, *rest = node.inputs
+        count = len(node.outputs)
+        if len(body.outputs) != count + 1:
+            raise UnsupportedOp(f"{node!r}: a loop whose number of results depends on the data is not compiled yet")
+        number = self.loops = self.loops + 1
+        start = self.clock
+        steps: list[Step] = []
+        index, flag_in, *inner = body.inputs
+        counter, flag = self._new(index.type), self._new(flag_in.type)
+        self.refs[index], self.refs[flag_in] = counter, flag
+        steps.append(Copy(self._use(self._ref(condition)), flag, 1))
+        bound = self._use(self._ref(trips))
+        states = []
+        for v, result, inside in zip(rest[:count], node.outputs, inner[:count], strict=True):
+            state = self._target(result, targets)
+            steps.append(Copy(self._use(self._ref(v)), self._use(state), _bytes(v.type)))
+            self.refs[inside] = state
+            states.append(state)
+        for v, inside in zip(rest[count:], inner[count:], strict=True):
+            self.refs[inside] = self._use(self._ref(v))
+        body_steps: list[Step] = [SetIndex(number, counter), *self._steps(body, {})]
+        body_steps += self._commit([(body.outputs[0], flag), *zip(body.outputs[1:], states, strict=True)])
+        self._keep(start)
+        for ref in (counter, flag, bound, *states):
+            self._use(ref)
+        return [*steps, Loop(number, 0, tuple(body_steps), flag, bound)]
+
+    def _bind(self, node: Node) -> list[Step]:
+        raise UnsupportedOp(f"{node!r}: sizes that depend on the data are not compiled yet")
+
+
+def _moving(ref: Ref, loop: int, stride: Dim, length: Dim, reverse: bool) -> Ref:
+    return Ref(ref.place, (*ref.moves, (loop, stride, length, reverse)))
+
+
+def _layout(places: Sequence[Place]) -> tuple[dict[Place, tuple[Place, ...]], int | None]:
+    """Which places each one lies directly above, and the size of the arena.
+
+    Greedy by size (Pisarchyk and Lee, "Efficient memory management for deep neural net inference", 2020), on nominal sizes.
+    """
+    nominal = {p: _nominal(p.nbytes) for p in places}
+    placed: list[tuple[int, int, Place]] = []  # (start, end, place), by start
+    offset: dict[Place, int] = {}
+    for p in sorted(places, key=lambda p: (-nominal[p], p.first)):
+        at = 0
+        for start, end, q in placed:
+            if q.first <= p.last and p.first <= q.last:
+                if start - at >= nominal[p]:
+                    break
+                at = max(at, end)
+        offset[p] = at
+        placed.append((at, at + nominal[p], p))
+        placed.sort(key=lambda t: t[0])
+    below: dict[Place, tuple[Place, ...]] = {}
+    reach: dict[Place, set[Place]] = {}
+    ordered = sorted(places, key=lambda p: (offset[p], p.first))
+    for k, p in enumerate(ordered):
+        under = [q for q in ordered[:k] if q.first <= p.last and p.first <= q.last]
+        implied: set[Place] = set()
+        direct: list[Place] = []
+        for q in reversed(under):
+            if q not in implied:
+                direct.append(q)
+                implied |= reach[q]
+        reach[p] = implied | set(direct)
+        below[p] = tuple(direct)
+        p.offset = _static_end(direct)
+    return below, _static_end(places)
+
+
+def _static_end(places: Sequence[Place]) -> int | None:
+    """Where the last of these places ends, or None where only the run can tell."""
+    end = 0
+    for q in places:
+        if q.offset is None or not isinstance(q.nbytes, int):
+            return None
+        end = max(end, q.offset + -(-q.nbytes // ALIGN) * ALIGN)
+    return end
+
+
+def _nominal(nbytes: Dim) -> int:
+    value = evaluate_dim(nbytes, {s: NOMINAL for s in symbols_of(nbytes)})
+    return -(-max(value, 1) // ALIGN) * ALIGN
+
+
+def weights(program: Program) -> np.ndarray:
+    """The constants as the code expects them: one block of bytes."""
+    block = np.zeros(max(program.constant_bytes, ALIGN), np.uint8)
+    for offset, constant in program.constants:
+        data = np.ascontiguousarray(constant.array).reshape(-1).view(np.uint8)
+        block[offset : offset + data.size] = data
+    return block

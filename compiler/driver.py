@@ -1,0 +1,132 @@
+"""`compile`: a model in, a `Model` out; and the stages between, which the CLI and the reports use one by one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..backends.cpu.build import Built, build
+from ..backends.lower.legalize import legalize
+from ..backends.program import Program, plan, weights
+from ..backends.runtime.native import NativeProgram, load_native
+from ..backends.runtime.signature import Signature, TensorSpec
+from ..backends.target import Target, find_target
+from ..frontend.onnx import import_model
+from ..ir.dims import symbols_of
+from ..ir.errors import ModelError, TargetError
+from ..ir.graph import Graph
+from ..ir.text import to_text
+from ..passes.fuse import fuse
+from ..passes.pin import pin
+from ..passes.pipeline import optimize
+from .artifact import saver
+from .model import Model
+
+Progress = Callable[[str, int, int], None]  # (stage, done, total)
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """A compiled model with everything on the way to it."""
+
+    graph: Graph  # as imported, dims pinned
+    optimized: Graph
+    fused: Graph
+    program: Program
+    built: list[Built]
+    native: NativeProgram
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def compile(
+    model: Any,
+    *,
+    target: str | tuple[str, ...] = "native",
+    threads: int | None = None,
+    dims: Mapping[str, int] | None = None,
+    progress: Progress | None = None,
+) -> Model:
+    """Compile a model to native code in this process.
+
+    model: a path to an ONNX file, its bytes, a ModelProto, a Graph or a traced function.  target: "native", or one of the CPU
+    levels that this machine can run.  threads: how many a call may use (default: OCTAVO_THREADS, then what affinity and cgroup
+    allow).  dims: sizes for symbols of the input shapes, to compile for these alone.  progress(stage, done, total) is called along
+    the way.
+
+    Raises ModelError, UnsupportedOp, ShapeError or TargetError for what cannot be compiled.
+    """
+    result = compile_native(model, target=target, dims=dims, progress=progress)
+    return Model(load_native(result.native, threads), saver(result.native))
+
+
+def graph_of(model: Any, dims: Mapping[str, int] | None = None) -> Graph:
+    """The graph of anything that `compile` takes.  Raises ModelError for what is no model."""
+    if isinstance(model, Graph):
+        graph = model
+    elif hasattr(model, "graph") and isinstance(getattr(model, "graph"), Graph):
+        graph = model.graph
+    elif isinstance(model, str | os.PathLike | bytes) or hasattr(model, "SerializeToString"):
+        graph = import_model(model)
+    else:
+        raise ModelError(f"cannot compile a {type(model).__name__}; give a path, bytes, a ModelProto, a Graph or a traced function")
+    return pin(graph, dims) if dims else graph
+
+
+def compile_native(
+    model: Any,
+    *,
+    target: str | tuple[str, ...] = "native",
+    dims: Mapping[str, int] | None = None,
+    progress: Progress | None = None,
+) -> Compilation:
+    """All stages up to object code; several targets give several variants of the same program, best first."""
+    names = (target,) if isinstance(target, str) else target
+    targets = sorted((find_target(n) for n in names), key=lambda t: len(t.requires), reverse=True)
+    for t in targets:
+        if t.kind != "cpu":
+            raise TargetError(f"target {t.name!r} gives PTX, not a model that this process can call; use octavo compile --emit ptx")
+    tell = progress or (lambda stage, done, total: None)
+    tell("import", 0, 1)
+    graph = graph_of(model, dims)
+    tell("optimize", 0, 1)
+    optimized = optimize(graph)
+    return from_optimized(graph, optimized, targets, tell)
+
+
+def from_optimized(graph: Graph, optimized: Graph, targets: list[Target], tell: Progress) -> Compilation:
+    """The stages after the graph passes."""
+    built: list[Built] = []
+    program: Program | None = None
+    fused = optimized
+    for k, t in enumerate(targets):
+        fused = fuse(legalize(optimized, t))
+        program = plan(fused)
+        signature = signature_of(graph, program)
+        prefix = f"octavo_v{k}"
+        symbols = (*signature.symbols, *signature.defined)
+        built.append(build(program, t, prefix, symbols, lambda done, total: tell("compile kernels", done, total)))
+    assert program is not None
+    signature = signature_of(graph, program)
+    native = NativeProgram(graph.name, signature, [b.variant for b in built], weights(program), to_text(optimized))
+    return Compilation(graph, optimized, fused, program, built, native)
+
+
+def signature_of(graph: Graph, program: Program) -> Signature:
+    """Names, dtypes and shapes as the caller sees them."""
+    planned = program.graph
+
+    def shape(v: Any) -> tuple[int | str, ...]:
+        return tuple(d if isinstance(d, int) else str(d) for d in v.shape)
+
+    inputs = tuple(TensorSpec(n, v.dtype.name, shape(v)) for n, v in zip(graph.input_names, graph.inputs, strict=True))
+    run_time = set(program.defined)
+    outputs = tuple(
+        TensorSpec(n, v.dtype.name, shape(v), any(symbols_of(d) & run_time for d in v.shape))
+        for n, v in zip(graph.output_names, planned.outputs, strict=True)
+    )
+    return Signature(graph.name, inputs, outputs, graph.symbols, program.defined)
+
+
