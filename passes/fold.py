@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..ir.dims import DimExpr
 from ..ir.evaluate import evaluate_node
 from ..ir.graph import Constant, Graph, Node, Value, const_value, rewrite
 
@@ -26,6 +27,8 @@ def fold(graph: Graph, budget: int = BUDGET) -> Graph:
         nonlocal left
         if node.op in _NEVER or not all(v.is_const for v in inputs) or not all(t.is_static for t in node.types):
             return None
+        if any(_symbolic(a) for a in node.attrs.values()):
+            return None
         size = sum(_static_bytes(t.nbytes) for t in node.types)
         operands = sum(v.array.nbytes for v in inputs)
         if size > max(SMALL, GROWTH * operands) or size > left:
@@ -39,6 +42,13 @@ def fold(graph: Graph, budget: int = BUDGET) -> Graph:
         )
 
     return rewrite(graph, rule)
+
+
+def _symbolic(attr: object) -> bool:
+    """Whether an attribute holds a size that only the run will tell, though the result's own shape is known."""
+    if isinstance(attr, tuple):
+        return any(map(_symbolic, attr))
+    return isinstance(attr, DimExpr)
 
 
 def _static_bytes(size: object) -> int:
