@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto
 
@@ -94,14 +95,14 @@ class Scope:
         self.names[name] = value
 
     # used by the importers of control flow
-    def body(self, proto: GraphProto, arguments: Sequence[Tensor | Value], *, inlined: bool = False) -> tuple[Scope, list[Tensor]]:
+    def body(self, proto: GraphProto, arguments: Sequence[Any], *, inlined: bool = False) -> tuple[Scope, list[Any]]:
         """Import a sub-graph on these inputs: its scope, which knows its captures, and its outputs."""
         depth = self.frame.depth + 1
         if depth > MAX_NESTING:
             raise ModelError(f"sub-graphs are nested more than {MAX_NESTING} deep")
         inner = Scope(self.importer, Frame(self.frame.opsets, self.frame.attrs, self.frame.prefix, depth), self, inlined)
         outputs = self.importer.run_graph(proto, inner, arguments)
-        if any(not isinstance(v, Tensor) for v in outputs):
+        if any(v is UNKNOWN if inlined else not isinstance(v, Tensor) for v in outputs):
             raise DependsOnUnknown
         return inner, outputs
 
@@ -109,10 +110,18 @@ class Scope:
 class ModelImporter:
     """The import of one model."""
 
-    def __init__(self, model: onnx.ModelProto, folder: Path | None, dims: Mapping[str, int] | None):
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        folder: Path | None,
+        dims: Mapping[str, int] | None = None,
+        constants: Mapping[str, np.ndarray] | None = None,
+    ):
         self.model = model
         self.folder = folder
         self.pinned = dict(dims or {})
+        self.constants = dict(constants or {})
+        self.wanted: set[str] = set()  # inputs on whose contents shapes depend
         self.report: list[Unsupported] = []
         self.errors: list[OctavoError] = []
         self.functions = {(f.domain, f.name, f.overload): f for f in model.functions}
@@ -198,7 +207,9 @@ class ModelImporter:
                 self.refuse(message_name(info, "?"), "input", str(e))
                 scope.define(info.name, UNKNOWN, f"input {message_name(info, '?')!r}")
                 continue
-            scope.define(info.name, Tensor(value), f"input {message_name(info, '?')!r}")
+            given = self.constants.get(info.name)
+            content = value if given is None else const_value(np.asarray(given, value.dtype.np), "onnx:" + info.name)
+            scope.define(info.name, Tensor(content), f"input {message_name(info, '?')!r}")
             values.append(value)
         outputs = self.run_graph(proto, scope, None)
         for info, out in zip(proto.output, outputs, strict=True):
@@ -218,14 +229,14 @@ class ModelImporter:
             more = f"\n  and {len(self.report) - 20} more" if len(self.report) > 20 else ""
             raise UnsupportedOp(f"{len(self.report)} unsupported node{'s' if len(self.report) > 1 else ''}:\n{shown}{more}")
 
-    def run_graph(self, proto: GraphProto, scope: Scope, arguments: Sequence[Tensor | Value] | None) -> list[Any]:
+    def run_graph(self, proto: GraphProto, scope: Scope, arguments: Sequence[Any] | None) -> list[Any]:
         """Import a graph's nodes into the scope; its outputs (UNKNOWN where they could not be imported)."""
         where = f"graph {message_name(proto, 'main')!r}"
         if arguments is not None:
             if len(proto.input) != len(arguments):
                 raise ModelError(f"{where}: it has {len(proto.input)} inputs, but gets {len(arguments)}")
             for info, argument in zip(proto.input, arguments, strict=True):
-                scope.define(info.name, argument if isinstance(argument, Tensor) else Tensor(argument), where)
+                scope.define(info.name, Tensor(argument) if isinstance(argument, Value) else argument, where)
         for tensor in proto.initializer:
             tensor_shape(tensor, f"initializer {message_name(tensor, '?')!r}")
             scope.define(tensor.name, tensor, where)
@@ -277,7 +288,9 @@ class ModelImporter:
                 scope.define(output, result, where)
         for output in node.output[len(results) :]:
             if output:
-                self.refuse(name, full_op(node), f"its output {output!r} is not supported", "remove the output if nothing needs it")
+                self.refuse(
+                    name, full_op(node), f"its output {output!r} is not supported", "remove the output if nothing needs it"
+                )
                 scope.define(output, UNKNOWN, where)
 
     def importable(self, node: NodeProto, scope: Scope) -> None:
@@ -321,7 +334,7 @@ class ModelImporter:
         body = schema_function(domain, version, node, scope, operands)
         if body is None:
             raise UnsupportedOp(f"there is no importer for this operator at opset {version}")
-        return self.call_function(body, node, scope, name, operands, {o.domain: o.version for o in body.opset_import} or None)
+        return self.call_function(body, node, scope, name, operands)
 
     def call_function(
         self,
@@ -330,7 +343,6 @@ class ModelImporter:
         scope: Scope,
         name: str,
         operands: list[Any],
-        opsets: Mapping[str, int] | None = None,
     ) -> list[Any]:
         """Expand a function's body in place of the node."""
         depth = scope.frame.depth + 1
@@ -338,9 +350,8 @@ class ModelImporter:
             raise ModelError(f"functions call each other more than {MAX_NESTING} deep; recursion is not allowed")
         attrs = {a.name: a for a in function.attribute_proto}
         attrs.update({a.name: a for a in resolved_attributes(node, scope)})
-        if opsets is None:
-            opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in function.opset_import}
-            opsets = {**scope.frame.opsets, **opsets}
+        opsets = {"": onnx.defs.onnx_opset_version(), **scope.frame.opsets}
+        opsets.update({("" if o.domain == "ai.onnx" else o.domain): o.version for o in function.opset_import})
         inner = Scope(self, Frame(opsets, attrs, f"{name}/", depth))
         if len(operands) > len(function.input):
             raise ModelError(f"function {function.name} takes {len(function.input)} inputs, got {len(operands)}")
@@ -350,11 +361,11 @@ class ModelImporter:
         absent = set(function.input) - set(inner.names)
         self.run_nodes([drop_inputs(n, absent) for n in function.node] if absent else function.node, inner)
         results = []
-        for output in function.output[: len(node.output)]:
+        for output, wanted in zip(function.output, node.output, strict=False):
             result = inner.lookup(output)
-            if result is None and output not in absent:
+            if result is None and wanted and output not in absent:
                 raise ModelError(f"function {function.name}: nothing produces its output {output!r}")
-            results.append(result)
+            results.append(UNKNOWN if result is None else result)
         return results
 
     def decode(self, a: AttributeProto, node: str) -> Any:
@@ -516,7 +527,9 @@ def schema_function(
     if not body:
         return None
     function = (
-        onnx.FunctionProto.FromString(body) if isinstance(body, bytes) else onnx.FunctionProto.FromString(body.SerializeToString())
+        onnx.FunctionProto.FromString(body)
+        if isinstance(body, bytes)
+        else onnx.FunctionProto.FromString(body.SerializeToString())
     )
     have = {a.name for a in function.attribute_proto}
     function.attribute_proto.extend(a for a in resolved.attribute if a.name not in have)
@@ -533,20 +546,34 @@ def type_proto(x: Tensor | Sequence_ | Optional_ | None) -> onnx.TypeProto:
 Model = str | os.PathLike[str] | bytes | onnx.ModelProto
 
 
-def import_model(model: Model, dims: Mapping[str, int] | None = None) -> Graph:
-    """The graph of an ONNX model (path, bytes or ModelProto); `dims` pins symbols to sizes.
+def import_model(
+    model: Model, dims: Mapping[str, int] | None = None, constants: Mapping[str, np.ndarray] | None = None
+) -> Graph:
+    """The graph of an ONNX model (path, bytes or ModelProto).
 
+    `dims` pins symbols to sizes; `constants` fixes the contents of inputs on which shapes depend (they stay inputs, unused).
     Raises ModelError for a malformed or unsafe file, UnsupportedOp with every unsupported node, ShapeError for operands that
     cannot fit together.
     """
     proto, folder = read_model(model)
-    return ModelImporter(proto, folder, dims).run()
+    return ModelImporter(proto, folder, dims, constants).run()
+
+
+def shape_inputs(model: Model, constants: Mapping[str, np.ndarray] | None = None) -> set[str]:
+    """The inputs whose contents must be known to compile the model, because shapes, axes or the like depend on them."""
+    proto, folder = read_model(model)
+    importer = ModelImporter(proto, folder, None, constants)
+    try:
+        importer.run()
+    except (UnsupportedOp, ShapeError):
+        return importer.wanted
+    return set()
 
 
 def check_model(model: Model) -> list[Unsupported]:
     """Every node that cannot be compiled, found in one run.  Raises ModelError for a malformed or unsafe file."""
     proto, folder = read_model(model)
-    importer = ModelImporter(proto, folder, None)
+    importer = ModelImporter(proto, folder)
     try:
         importer.run()
     except (UnsupportedOp, ShapeError):

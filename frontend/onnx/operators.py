@@ -1,5 +1,5 @@
 """Imports every file of importers, so that each registers its own."""
 
-from . import ops_math, ops_nn, ops_reduce, ops_shape, ops_tracked
+from . import ops_control, ops_math, ops_ml, ops_nn, ops_quant, ops_recurrent, ops_reduce, ops_resize, ops_shape, ops_tracked
 
-MODULES = (ops_math, ops_nn, ops_reduce, ops_shape, ops_tracked)
+MODULES = (ops_control, ops_math, ops_ml, ops_nn, ops_quant, ops_recurrent, ops_reduce, ops_resize, ops_shape, ops_tracked)

@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 from ...ir.errors import UnsupportedOp
 from ...ir.graph import Value
-from ...ir.types import DType, bool_, f32
+from ...ir.types import DType, bool_, f8e4m3, f8e5m2, f32, i32
 from .files import element_type
 from .registry import Operand, Site, Tensor, onnx_op
 
+LARGEST_F8 = {f8e4m3: 448.0, f8e5m2: 57344.0}
 UNARY = {
     "Abs": "abs", "Neg": "neg", "Sign": "sign", "Exp": "exp", "Log": "log", "Sqrt": "sqrt", "Reciprocal": "reciprocal",
     "Floor": "floor", "Ceil": "ceil", "Round": "round", "Sin": "sin", "Cos": "cos", "Tan": "tan", "Asin": "asin", "Acos": "acos",
@@ -21,9 +22,14 @@ UNARY = {
 BINARY = {
     "Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "And": "and", "Or": "or", "Xor": "xor", "BitwiseAnd": "and",
     "BitwiseOr": "or", "BitwiseXor": "xor", "Less": "lt", "LessOrEqual": "le", "Greater": "gt", "GreaterOrEqual": "ge",
-    "Equal": "eq", "PRelu": "prelu",
+    "Equal": "eq",
 }  # fmt: skip
-ALPHA = {"LeakyRelu": ("leaky_relu", 0.01), "Elu": ("elu", 1.0), "Celu": ("celu", 1.0), "ThresholdedRelu": ("thresholded_relu", 1.0)}
+ALPHA = {
+    "LeakyRelu": ("leaky_relu", 0.01),
+    "Elu": ("elu", 1.0),
+    "Celu": ("celu", 1.0),
+    "ThresholdedRelu": ("thresholded_relu", 1.0),
+}
 FLOAT_ONLY = {"floor", "ceil", "round", "sqrt", "exp", "log", "erf"}
 
 
@@ -111,6 +117,14 @@ def clip_by_attributes(n: Site, x: Tensor) -> Value:
     return n.apply("clip", x, n.scalar(low, x), n.scalar(high, x))
 
 
+@onnx_op("PRelu")
+def prelu(n: Site, x: Tensor, slope: Tensor) -> Value:
+    per_channel = slope.rank == 1 and x.rank > 2 and slope.shape[0] == x.shape[1] and slope.shape[0] != x.shape[-1]
+    if per_channel:  # as old exporters write it
+        return n.apply("prelu", x, n.reshape(slope, (*slope.shape, *(1,) * (x.rank - 2))))
+    return n.apply("prelu", x, slope)
+
+
 @onnx_op("Selu")
 def selu(n: Site, x: Tensor) -> Value:
     alpha, gamma = n.number("alpha", 1.67326319217681884765625), n.number("gamma", 1.05070102214813232421875)
@@ -158,10 +172,14 @@ def convert(n: Site, x: Tensor, dtype: DType) -> Value:
     """Cast as ONNX means it: a float becomes bool by comparison with zero, f8 saturates or not as asked."""
     if x.dtype is dtype:
         return x.value
-    if dtype.is_float and dtype.bits == 8 and not n.integer("saturate", 1):
-        raise UnsupportedOp("a cast to an 8-bit float that does not saturate is not supported")
+    if dtype in LARGEST_F8 and n.integer("saturate", 1):
+        wide = n.cast(x, f32)
+        limited = n.apply("clip", wide, n.const(-LARGEST_F8[dtype], f32), n.const(LARGEST_F8[dtype], f32))
+        return n.apply("cast", limited, to=dtype)
     if dtype is bool_:
         return n.apply("ne", x, n.scalar(0, x))
+    if dtype.bits == 4 and x.dtype.is_float:  # truncates, then wraps
+        return n.apply("cast", n.apply("cast", x, to=i32), to=dtype)
     return n.apply("cast", x, to=dtype)
 
 
@@ -187,9 +205,9 @@ def identity(n: Site, x: Tensor) -> Tensor:
 
 @onnx_op("Dropout")
 def dropout(n: Site, x: Tensor, ratio: Operand = None, training: Operand = None) -> tuple[Tensor | Value, ...]:
-    if training is not None and bool(n.known(training, "training_mode").item()):
-        if ratio is not None and float(n.known(ratio, "ratio").item()) != 0.0:
-            raise UnsupportedOp("dropout in training mode draws random numbers; export the model for inference")
+    trains = training is not None and bool(n.known(training, "training_mode").item())
+    if trains and ratio is not None and float(n.known(ratio, "ratio").item()) != 0.0:
+        raise UnsupportedOp("dropout in training mode draws random numbers; export the model for inference")
     return x, n.full(1, x.shape, bool_)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...ir.dims import Dim, ceildiv, dim_product, floordiv
+from ...ir.dims import Dim, ceildiv, floordiv
 from ...ir.errors import ModelError, ShapeError
 from ...ir.graph import Value
-from ...ir.types import f32, i64
+from ...ir.types import f32
 from .registry import Operand, Site, Tensor, onnx_op
 from .symbolic import largest, smallest
 
@@ -162,41 +162,32 @@ def pool_attributes(n: Site, x: Tensor) -> dict[str, object]:
     if any(s < 1 for s in (*strides, *dilations, *kernel)):
         raise ModelError("kernel_shape, strides and dilations must be at least 1")
     pads = list(padding(n, x.shape[2:], kernel, strides, dilations))
+    extra: list[Dim] = [0] * rank
     if n.integer("ceil_mode") and n.text("auto_pad", "NOTSET") in ("NOTSET", ""):
         for k, (low, high) in enumerate(pads):
             d, reach = x.shape[2 + k], dilations[k] * (kernel[k] - 1) + 1
             count = ceildiv(d + low + high - reach, strides[k]) + 1
             count = smallest(count, ceildiv(d + low, strides[k]))  # the last window starts inside the input or its left padding
             pads[k] = (low, largest((count - 1) * strides[k] + reach - d - low, high))
-    return {"kernel": kernel, "strides": strides, "pads": tuple(pads), "dilations": dilations}
+            extra[k] = pads[k][1] - high
+    return {"kernel": kernel, "strides": strides, "pads": tuple(pads), "dilations": dilations, "uncounted": tuple(extra)}
+
+
+def uncounted(attrs: dict[str, object]) -> None:
+    """Drop what only an average needs to know: how much of each pad was added to round the size up."""
+    del attrs["uncounted"]
 
 
 @onnx_op("MaxPool")
 def max_pool(n: Site, x: Tensor) -> Value | tuple[Value, ...]:
     attrs = pool_attributes(n, x)
+    uncounted(attrs)
     pooled = n.apply("max_pool", x, **attrs)
-    return (pooled, max_positions(n, x, attrs)) if n.wants(1) else pooled
-
-
-def max_positions(n: Site, x: Tensor, attrs: dict[str, object]) -> Value:
-    """Where in the whole input each maximum is: windows over the input and over its positions, side by side."""
-    rank = x.rank - 2
-    axes = tuple(range(2, x.rank))
-    pads: Pads = attrs["pads"]  # type: ignore[assignment]
-    common = {
-        "axes": axes, "kernel": attrs["kernel"], "strides": attrs["strides"], "dilations": attrs["dilations"],
-        "low": tuple(p[0] for p in pads), "high": tuple(p[1] for p in pads),
-    }  # fmt: skip
-    order = x.shape if not n.integer("storage_order") else (*x.shape[:2], *reversed(x.shape[2:]))
-    positions = n.reshape(n.apply("iota", shape=(dim_product(order),), axis=0, dtype=i64), order)
-    if n.integer("storage_order"):
-        positions = n.transpose(positions, (0, 1, *reversed(axes)))
-    values = n.apply("window", x, fill=float("-inf"), **common)
-    places = n.apply("window", positions, fill=0.0, **common)
-    outer = values.shape[: x.rank]
-    flat = (*outer, dim_product(values.shape[x.rank :]))
-    best = n.apply("argmax", n.reshape(values, flat), axes=(x.rank,), keepdims=True)
-    return n.reshape(n.apply("gather_elements", n.reshape(places, flat), best, axis=x.rank), outer) if rank else best
+    return (
+        (pooled, n.apply("max_pool_indices", x, **attrs, column_major=bool(n.integer("storage_order"))))
+        if n.wants(1)
+        else pooled
+    )
 
 
 @onnx_op("AveragePool")
@@ -209,37 +200,23 @@ def average_pool(n: Site, x: Tensor) -> Value:
 @onnx_op("LpPool")
 def lp_pool(n: Site, x: Tensor) -> Value:
     attrs = pool_attributes(n, x)
-    p = n.integer("p", 2)
-    powered = n.apply("pow", n.apply("abs", x), n.scalar(p, x))
-    summed = window_sum(n, powered, attrs)
-    return n.apply("pow", summed, n.scalar(1 / p, x))
-
-
-def window_sum(n: Site, x: Value, attrs: dict[str, object]) -> Value:
-    axes = tuple(range(2, x.type.rank))
-    pads: Pads = attrs["pads"]  # type: ignore[assignment]
-    windows = n.apply(
-        "window", x, axes=axes, kernel=attrs["kernel"], strides=attrs["strides"], dilations=attrs["dilations"],
-        low=tuple(p[0] for p in pads), high=tuple(p[1] for p in pads), fill=0.0,
-    )  # fmt: skip
-    return n.apply("reduce_sum", windows, axes=tuple(range(x.type.rank, windows.type.rank)), keepdims=False)
+    uncounted(attrs)
+    return n.apply("lp_pool", x, **attrs, p=n.integer("p", 2))
 
 
 @onnx_op("GlobalAveragePool")
 def global_average_pool(n: Site, x: Tensor) -> Value:
-    return n.apply("mean", x, axes=tuple(range(2, x.rank)), keepdims=True)
+    return n.apply("global_avg_pool", x)
 
 
 @onnx_op("GlobalMaxPool")
 def global_max_pool(n: Site, x: Tensor) -> Value:
-    return n.apply("reduce_max", x, axes=tuple(range(2, x.rank)), keepdims=True)
+    return n.apply("global_max_pool", x)
 
 
 @onnx_op("GlobalLpPool")
 def global_lp_pool(n: Site, x: Tensor) -> Value:
-    p, axes = n.integer("p", 2), tuple(range(2, x.rank))
-    powered = n.apply("pow", n.apply("abs", x), n.scalar(p, x))
-    return n.apply("pow", n.apply("reduce_sum", powered, axes=axes, keepdims=True), n.scalar(1 / p, x))
+    return n.apply("global_lp_pool", x, p=n.integer("p", 2))
 
 
 # normalisations
@@ -316,12 +293,5 @@ def lrn(n: Site, x: Tensor) -> Value:
     size = n.integer("size")
     if size < 1:
         raise ModelError("size must be at least 1")
-    square = n.apply("mul", x, x)
-    before = (size - 1) // 2
-    windows = n.apply(
-        "window", square, axes=(1,), kernel=(size,), strides=(1,), dilations=(1,), low=(before,), high=(size - 1 - before,), fill=0.0
-    )  # fmt: skip
-    total = n.apply("reduce_sum", windows, axes=(x.rank,), keepdims=False)
-    scaled = n.apply("mul", total, n.scalar(n.number("alpha", 1e-4) / size, x))
-    base = n.apply("add", scaled, n.scalar(n.number("bias", 1.0), x))
-    return n.apply("div", x, n.apply("pow", base, n.scalar(n.number("beta", 0.75), x)))
+    alpha, beta, bias = n.number("alpha", 1e-4), n.number("beta", 0.75), n.number("bias", 1.0)
+    return n.apply("lrn", x, size=size, alpha=alpha, beta=beta, bias=bias)

@@ -100,7 +100,4 @@ def lp_normalization(n: Site, x: Tensor) -> Value:
     p = n.integer("p", 2)
     if p not in (1, 2):
         raise UnsupportedOp(f"p must be 1 or 2, not {p}")
-    axes = (n.axis(x.rank, -1),)
-    norm = n.apply("l1" if p == 1 else "l2", x, axes=axes, keepdims=True)
-    zero = n.scalar(0, x)
-    return n.apply("where", n.apply("eq", norm, zero), zero, n.apply("div", x, norm))
+    return n.apply("lp_norm", x, axis=n.axis(x.rank, -1), p=p)

@@ -152,7 +152,9 @@ def slice_by_attributes(n: Site, x: Tensor) -> Value:
     return slice_by(n, x, first, last, n.integers("axes"), (1,) * len(first))
 
 
-def slice_by(n: Site, x: Tensor, first: Sequence[Dim], last: Sequence[Dim], where: Sequence[int] | None, by: Sequence[int]) -> Value:
+def slice_by(
+    n: Site, x: Tensor, first: Sequence[Dim], last: Sequence[Dim], where: Sequence[int] | None, by: Sequence[int]
+) -> Value:
     axes = n.axes(where if where is not None else range(len(first)), x.rank)
     if not len(first) == len(last) == len(axes) == len(by) or 0 in by:
         raise ShapeError("starts, ends, axes and steps must have one entry for each axis, and no step may be 0")
@@ -273,49 +275,28 @@ def eye_like(n: Site, x: Tensor) -> Value:
 @onnx_op("OneHot")
 def one_hot(n: Site, indices: Tensor, depth: Tensor, values: Tensor) -> Value:
     (size,) = n.dims(depth, "the depth")
-    axis = n.axis(indices.rank + 1, -1)
-    positions = n.cast(indices, i64)
-    extent = n.apply("reshape", n.apply("sizes", dims=(size,)), shape=())
-    positions = n.apply("where", n.apply("lt", positions, n.scalar(0, positions)), n.apply("add", positions, extent), positions)
-    positions = n.reshape(positions, (*indices.shape[:axis], 1, *indices.shape[axis:]))
-    classes = [1] * (indices.rank + 1)
-    counted = n.apply("iota", shape=(*classes[:axis], size, *classes[axis + 1 :]), axis=axis, dtype=i64)
-    off, on = (n.reshape(n.slice_axis(values, 0, k, k + 1), ()) for k in (0, 1))
-    return n.apply("where", n.apply("eq", positions, counted), on, off)
+    return n.apply("one_hot", n.cast(indices, i64), values, depth=size, axis=n.axis(indices.rank + 1, -1))
 
 
 @onnx_op("Trilu")
 def trilu(n: Site, x: Tensor, k: Operand = None) -> Value:
     offset = int(n.known(k, "k").item()) if k is not None else 0
-    rows = n.apply("iota", shape=(x.shape[-2], 1), axis=0, dtype=i64)
-    columns = n.apply("iota", shape=(1, x.shape[-1]), axis=1, dtype=i64)
-    shifted = n.apply("add", rows, n.scalar(offset, rows))
-    kept = n.apply("ge" if n.integer("upper", 1) else "le", columns, shifted)
-    return n.apply("where", kept, x, n.scalar(0, x))
+    return n.apply("trilu", x, k=offset, upper=bool(n.integer("upper", 1)))
 
 
 @onnx_op("DepthToSpace")
 def depth_to_space(n: Site, x: Tensor) -> Value:
-    block = n.integer("blocksize", 1)
-    b, c, h, w = x.shape
-    inner = floordiv(c, block * block)
-    if n.text("mode", "DCR") == "DCR":
-        parts = n.transpose(n.reshape(x, (b, block, block, inner, h, w)), (0, 3, 4, 1, 5, 2))
-    else:
-        parts = n.transpose(n.reshape(x, (b, inner, block, block, h, w)), (0, 1, 4, 2, 5, 3))
-    return n.reshape(parts, (b, inner, h * block, w * block))
+    return n.apply("depth_to_space", x, block=n.integer("blocksize", 1), mode=n.text("mode", "DCR"))
 
 
 @onnx_op("SpaceToDepth")
 def space_to_depth(n: Site, x: Tensor) -> Value:
     block = n.integer("blocksize", 1)
+    if n.text("mode", "DCR") == "DCR":
+        return n.apply("space_to_depth", x, block=block)
     b, c, h, w = x.shape
     rows, columns = floordiv(h, block), floordiv(w, block)
-    if n.text("mode", "DCR") == "DCR":
-        order = (0, 3, 5, 1, 2, 4)
-    else:
-        order = (0, 1, 3, 5, 2, 4)
-    parts = n.transpose(n.reshape(x, (b, c, rows, block, columns, block)), order)
+    parts = n.transpose(n.reshape(x, (b, c, rows, block, columns, block)), (0, 1, 3, 5, 2, 4))
     return n.reshape(parts, (b, c * block * block, rows, columns))
 
 

@@ -232,8 +232,14 @@ class Site:
         """The constant contents.  Raises UnsupportedOp naming `what` when they depend on run-time data."""
         array = self.constant(x)
         if array is None:
-            raise UnsupportedOp(f"{what} must be constant, but depends on the model's inputs")
+            raise UnsupportedOp(f"{what} must be constant, but depends on {self._origin(x)}")
         return array
+
+    def _origin(self, x: Tensor) -> str:
+        """What run-time data the contents depend on; remembers the inputs among it."""
+        inputs = sorted({v.attrs["name"] for v in topological([x.value]) if v.op == "input"})
+        self.scope.importer.wanted.update(inputs)
+        return "the contents of " + ", ".join(map(repr, inputs[:5])) if inputs else "sizes known only at run time"
 
     def known_ints(self, x: Tensor, what: str) -> tuple[int, ...]:
         return tuple(int(v) for v in self.known(x, what).ravel())
@@ -244,7 +250,7 @@ class Site:
             return tuple(x.contents.flat)
         array = self.constant(x)
         if array is None:
-            raise UnsupportedOp(f"{what} depends on run-time data, so a shape would too")
+            raise UnsupportedOp(f"{what} depends on {self._origin(x)}, so a shape would too")
         return tuple(int(v) for v in array.ravel())
 
     def axis(self, rank: int, default: int = 0, name: str = "axis") -> int:

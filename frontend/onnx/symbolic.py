@@ -48,7 +48,7 @@ def bounds(d: Dim) -> tuple[float, float]:
     if isinstance(d, int):
         return d, d
     low = high = 0.0
-    for monomial, coefficient in d.terms:
+    for monomial, coefficient in _divided(d).terms:
         a, b = 1.0, 1.0
         for atom in monomial:
             if atom.op == "symbol":
@@ -60,6 +60,19 @@ def bounds(d: Dim) -> tuple[float, float]:
         a, b = sorted((_product(coefficient, a), _product(coefficient, b)))
         low, high = low + a, high + b
     return low, high
+
+
+def _divided(d: DimExpr) -> DimExpr:
+    """The same size with c * (x // c) written as x - x % c, whose bounds are closer."""
+    total: Dim = 0
+    for monomial, coefficient in d.terms:
+        term = DimExpr({monomial: coefficient})
+        if len(monomial) == 1 and monomial[0].op == "floordiv":
+            x, c = monomial[0].args
+            if isinstance(c, int) and c > 0 and coefficient % c == 0:
+                term = (x - mod(x, c)) * (coefficient // c)
+        total = total + term
+    return total if isinstance(total, DimExpr) else DimExpr({(): total} if total else {})
 
 
 def _product(x: float, y: float) -> float:
@@ -173,7 +186,7 @@ def div(a: Element, b: Element) -> Element:
     if y == 0 or (isinstance(y, DimExpr) and bounds(y)[0] <= 0):
         raise Untracked
     if isinstance(x, int) and isinstance(y, int):
-        return int(math.trunc(Fraction(x, y)))
+        return math.trunc(Fraction(x, y))
     if bounds(x)[0] < 0 or bounds(y)[0] < 0:
         raise Untracked
     return floordiv(x, y)

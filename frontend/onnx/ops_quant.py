@@ -1,0 +1,207 @@
+"""Quantization: QuantizeLinear and DequantizeLinear per tensor, axis or block, and the operators on quantized tensors.
+
+Integer products run on the 8-bit operands as they are; zero points become corrections of the i32 result, exact in wrapping
+arithmetic: (a - za)(b - zb) = ab - za*sum(b) - zb*sum(a) + k*za*zb.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...ir.dims import Dim
+from ...ir.errors import ModelError, ShapeError, UnsupportedOp
+from ...ir.graph import Value
+from ...ir.types import DType, f32, i32, u8
+from .files import element_type
+from .ops_nn import Pads, conv_attributes
+from .registry import Operand, Site, Tensor, onnx_op
+
+
+def aligned(n: Site, parameter: Tensor | Value, like: Tensor, axis: int, block: int = 0) -> Value:
+    """A scale or zero point shaped to broadcast against `like`: one number, one per index of `axis`, or one per block."""
+    value = parameter.value if isinstance(parameter, Tensor) else parameter
+    if value.type.size == 1:
+        return n.reshape(value, ())
+    if value.type.rank == 1 and not block:
+        return n.reshape(value, [value.shape[0] if k == axis else 1 for k in range(like.rank)])
+    if not block or value.type.rank != like.rank:
+        raise ShapeError(f"a scale or zero point of {value.type} does not fit {like.type} along axis {axis}")
+    shape = value.shape
+    spread = n.reshape(value, (*shape[: axis + 1], 1, *shape[axis + 1 :]))
+    spread = n.broadcast(spread, (*shape[: axis + 1], block, *shape[axis + 1 :]))
+    whole = n.reshape(spread, (*shape[:axis], shape[axis] * block, *shape[axis + 1 :]))
+    return whole if whole.shape == like.shape else n.slice_axis(whole, axis, 0, like.shape[axis])
+
+
+def quantized(n: Site, x: Value, scale: Value, zero: Value, to: DType) -> Value:
+    """Quantize, computing in f32 where the operand and the scale differ in dtype."""
+    if x.dtype is not scale.dtype:
+        x, scale = n.cast(x, f32), n.cast(scale, f32)
+    return n.apply("quantize", x, scale, zero, to=to)
+
+
+@onnx_op("QuantizeLinear")
+@onnx_op("QuantizeLinear", domain="com.microsoft")
+def quantize_linear(n: Site, x: Tensor, scale: Tensor, zero: Operand = None) -> Value:
+    asked = n.integer("output_dtype")
+    to = zero.dtype if zero is not None else element_type(asked, "output_dtype") if asked else u8
+    if to.is_float and not n.integer("saturate", 1):
+        raise UnsupportedOp("quantization to an 8-bit float that does not saturate is not supported")
+    axis = n.axis(x.rank, 1 if x.rank > 1 else 0) if scale.type.size != 1 else 0
+    block = n.integer("block_size")
+    offset = aligned(n, zero if zero is not None else n.const(0, to), x, axis, block)
+    return quantized(n, x.value, aligned(n, scale, x, axis, block), offset, to)
+
+
+@onnx_op("DequantizeLinear")
+@onnx_op("DequantizeLinear", domain="com.microsoft")
+def dequantize_linear(n: Site, q: Tensor, scale: Tensor, zero: Operand = None) -> Value:
+    axis = n.axis(q.rank, 1 if q.rank > 1 else 0) if scale.type.size != 1 else 0
+    block = n.integer("block_size")
+    offset = aligned(n, zero if zero is not None else n.const(0, q.dtype), q, axis, block)
+    asked = n.integer("output_dtype")
+    result = n.apply("dequantize", q, aligned(n, scale, q, axis, block), offset)
+    return n.cast(result, element_type(asked, "output_dtype")) if asked else result
+
+
+@onnx_op("DynamicQuantizeLinear")
+def dynamic_quantize_linear(n: Site, x: Tensor) -> tuple[Value, ...]:
+    return dynamically_quantized(n, x.value)
+
+
+def dynamically_quantized(n: Site, x: Value) -> tuple[Value, Value, Value]:
+    """x as u8 over the range of its values, with scale and zero point."""
+    axes, zero = tuple(range(x.type.rank)), n.scalar(0, x)
+    low = n.apply("min", n.apply("reduce_min", x, axes=axes, keepdims=False), zero)
+    high = n.apply("max", n.apply("reduce_max", x, axes=axes, keepdims=False), zero)
+    scale = n.apply("div", n.apply("sub", high, low), n.scalar(255, x))
+    scale = n.apply("where", n.apply("eq", scale, zero), n.scalar(1, x), scale)  # all zeros: any scale will do
+    offset = n.apply("round", n.apply("div", n.apply("neg", low), scale))
+    offset = n.cast(n.apply("clip", offset, zero, n.scalar(255, x)), u8)
+    return n.apply("quantize", x, scale, offset, to=u8), scale, offset
+
+
+def is_zero(n: Site, zero: Operand) -> bool:
+    array = n.constant(zero) if zero is not None else np.zeros(1)
+    return array is not None and not np.any(array)
+
+
+def integer_matmul(n: Site, a: Tensor, b: Tensor, a_zero: Operand, b_zero: Operand) -> Value:
+    """The i32 product of quantized matrices less their zero points (one number, one per row of a, or one per column of b)."""
+    x, y = a.value, b.value
+    row, column = x.type.rank == 1, y.type.rank == 1
+    x = n.reshape(x, (1, *x.shape)) if row else x
+    y = n.reshape(y, (*y.shape, 1)) if column else y
+    product = n.apply("matmul", x, y)
+    k = x.shape[-1]
+    za = None if is_zero(n, a_zero) else rows(n, a_zero, x)
+    zb = None if is_zero(n, b_zero) else n.cast(b_zero, i32)  # type: ignore[arg-type]
+    if zb is not None and zb.type.size == 1:
+        zb = n.reshape(zb, ())
+    if za is not None:
+        columns = n.apply("reduce_sum", n.cast(y, i32), axes=(y.type.rank - 2,), keepdims=True)
+        product = n.apply("sub", product, n.apply("mul", za, columns))
+    if zb is not None:
+        sums = n.apply("reduce_sum", n.cast(x, i32), axes=(x.type.rank - 1,), keepdims=True)
+        product = n.apply("sub", product, n.apply("mul", sums, zb))
+    if za is not None and zb is not None:
+        count = n.const(k, i32) if isinstance(k, int) else n.cast(n.reshape(n.apply("sizes", dims=(k,)), ()), i32)
+        product = n.apply("add", product, n.apply("mul", n.apply("mul", za, zb), count))
+    if row or column:
+        shape = product.shape
+        return n.reshape(product, (*shape[:-2], *([] if row else [shape[-2]]), *([] if column else [shape[-1]])))
+    return product
+
+
+def rows(n: Site, zero: Operand, x: Value) -> Value:
+    """A zero point of the left operand as i32: a scalar, or a column with one entry per row."""
+    assert zero is not None
+    value = n.cast(zero, i32)
+    if value.type.size == 1:
+        return n.reshape(value, ())
+    return n.reshape(value, (*value.shape, 1)) if value.type.rank == 1 else value
+
+
+@onnx_op("MatMulInteger")
+def matmul_integer(n: Site, a: Tensor, b: Tensor, a_zero: Operand = None, b_zero: Operand = None) -> Value:
+    return integer_matmul(n, a, b, a_zero, b_zero)
+
+
+def integer_conv(n: Site, x: Tensor, w: Tensor, x_zero: Operand, w_zero: Operand) -> Value:
+    """The i32 convolution of quantized operands less their zero points; what lies outside x counts as its zero point."""
+    attrs = conv_attributes(n, x, w)
+    zero = n.constant(x_zero) if x_zero is not None else np.zeros(1, np.uint8)
+    if zero is not None and zero.size == 1 and is_zero(n, w_zero):
+        offset = int(zero.reshape(()))
+        value = x.value
+        if offset:
+            pads: Pads = attrs["pads"]  # type: ignore[assignment]
+            low: tuple[Dim, ...] = (0, 0, *(p[0] for p in pads))
+            high: tuple[Dim, ...] = (0, 0, *(p[1] for p in pads))
+            if any(p != 0 for p in (*low, *high)):
+                value = n.apply("pad", value, low=low, high=high, mode="constant", value=float(offset))
+            attrs["pads"] = ((0, 0),) * len(pads)
+        y = n.apply("conv", value, w, **attrs)
+        if not offset:
+            return y
+        sums = n.apply("reduce_sum", n.cast(w, i32), axes=tuple(range(1, w.rank)), keepdims=False)
+        correction = n.apply("mul", sums, n.const(offset, i32))
+        return n.apply("sub", y, n.reshape(correction, (*sums.shape, *(1,) * (x.rank - 2))))
+    wide = n.cast(x, i32)
+    if x_zero is not None:
+        wide = n.apply("sub", wide, n.reshape(n.cast(x_zero, i32), ()))
+    weights = n.cast(w, i32)
+    if w_zero is not None:
+        weights = n.apply("sub", weights, aligned(n, n.cast(w_zero, i32), w, 0))
+    return n.apply("conv", wide, weights, **attrs)
+
+
+@onnx_op("ConvInteger")
+def conv_integer(n: Site, x: Tensor, w: Tensor, x_zero: Operand = None, w_zero: Operand = None) -> Value:
+    return integer_conv(n, x, w, x_zero, w_zero)
+
+
+def requantized(n: Site, total: Value, scale: Value, y_scale: Tensor, y_zero: Tensor) -> Value:
+    """An i32 result times its scale, quantized again."""
+    real = n.apply("mul", n.cast(total, f32), scale)
+    out_scale = n.reshape(n.cast(y_scale, f32), ()) if y_scale.type.size == 1 else n.cast(y_scale, f32)
+    out_zero = n.reshape(y_zero, ()) if y_zero.type.size == 1 else y_zero.value
+    return n.apply("quantize", real, out_scale, out_zero, to=y_zero.dtype)
+
+
+@onnx_op("QLinearMatMul")
+def qlinear_matmul(n: Site, *operands: Tensor) -> Value:
+    a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = operands
+    total = integer_matmul(n, a, b, a_zero, b_zero)
+    left = n.cast(a_scale, f32)
+    if left.type.size == 1:
+        left = n.reshape(left, ())
+    elif left.type.rank == 1:
+        left = n.reshape(left, (*left.shape, 1))
+    right = n.cast(b_scale, f32)
+    scale = n.apply("mul", left, n.reshape(right, ()) if right.type.size == 1 else right)
+    return requantized(n, total, scale, y_scale, y_zero)
+
+
+@onnx_op("QLinearConv")
+def qlinear_conv(n: Site, *operands: Operand) -> Value:
+    if len(operands) not in (8, 9) or any(o is None for o in operands[:8]):
+        raise ModelError("it takes eight or nine inputs")
+    x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero = required(operands[:8])
+    total = integer_conv(n, x, w, x_zero, w_zero)
+    channels: Sequence[Dim] = (w.shape[0], *(1,) * (x.rank - 2))
+    if len(operands) == 9 and operands[8] is not None:
+        total = n.apply("add", total, n.reshape(operands[8], channels))
+    per_channel = n.reshape(n.cast(w_scale, f32), () if w_scale.type.size == 1 else channels)
+    scale = n.apply("mul", n.reshape(n.cast(x_scale, f32), ()), per_channel)
+    return requantized(n, total, scale, y_scale, y_zero)
+
+
+def required(operands: Sequence[Operand]) -> list[Tensor]:
+    """Operands of which none may be absent."""
+    given = [o for o in operands if o is not None]
+    if len(given) != len(operands):
+        raise ModelError("one of its inputs is missing")
+    return given
