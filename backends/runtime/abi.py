@@ -19,9 +19,8 @@ from .assembly import host_processor, pool_ir, processor_of, template
 from .features import Probe, probes_of
 from .native import NativeProgram, Variant
 from .signature import Signature, TensorSpec
-from .status import TEXTS, UNKNOWN, Status
+from .status import ABI_VERSION, TEXTS, UNKNOWN, Status
 
-ABI_VERSION = 1
 ALIGNMENT = 64
 
 # ONNX's TensorProto.DataType numbers.
@@ -108,7 +107,7 @@ def fold_dim(dim: Dim, leaf: Callable[[int | str], str], op: Callable[[str, str,
 
 
 def _prefix(program: NativeProgram) -> str:
-    return f"octavo_{identifier(program.name)}_"
+    return f"octavo_{identifier(program.signature.name)}_"
 
 
 class _Function:
@@ -180,7 +179,7 @@ class _Function:
 def _constants(program: NativeProgram, prefix: str, nbytes: int) -> str:
     signature = program.signature
     lines = [
-        _string(f"{prefix}name", identifier(program.name)),
+        _string(f"{prefix}name", identifier(program.signature.name)),
         _string(f"{prefix}metadata", metadata_json(program)),
         _string(f"{prefix}unknown", UNKNOWN),
         *[_string(f"{prefix}text{s.value}", text) for s, text in TEXTS.items()],

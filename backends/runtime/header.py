@@ -10,9 +10,9 @@ import json
 import re
 
 from ...ir.dims import Dim
-from .abi import ABI_VERSION, ALIGNMENT, DTYPE_CODES, fold_dim, identifier
+from .abi import ALIGNMENT, DTYPE_CODES, fold_dim, identifier
 from .signature import Signature, TensorSpec
-from .status import TEXTS
+from .status import ABI_VERSION, TEXTS
 
 _C_TYPES = {
     "f32": "float", "f64": "double", "i8": "int8_t", "u8": "uint8_t", "i16": "int16_t", "u16": "uint16_t", "i32": "int32_t",
@@ -195,13 +195,8 @@ def _tensors(
             lines.append(f"  int64_t {array}_shape{k}[] = {{{', '.join(dims)}}};")
     rows = []
     for k, spec in enumerate(specs):
-        data = (
-            f"(void *)(uintptr_t){names[(kind, spec.name)]}"
-            if kind and not spec.defined
-            else "(void *)64"
-            if not kind
-            else "NULL"
-        )
+        given = names.get((kind, spec.name))
+        data = "NULL" if spec.defined else f"(void *)(uintptr_t){given}" if given else "(void *)64"
         shape = f"{array}_shape{k}" if spec.shape else "NULL"
         rows.append(f"{{{data}, {shape}, {len(spec.shape)}, OCTAVO_{spec.dtype.upper()}}}")
     if not rows:

@@ -1,4 +1,4 @@
-"""The status codes of the C interface: one table for model.h, for the machine code and for Python's messages.
+"""The version and the status codes of the C interface: for model.h, for the machine code and for Python's messages.
 
 Codes are part of the ABI: never renumber, only append.  Generated code returns OK or RUN from `PREFIX_main`; the wrapper
 around it returns the others.
@@ -7,6 +7,8 @@ around it returns the others.
 from __future__ import annotations
 
 from enum import IntEnum
+
+ABI_VERSION = 1  # raised when a struct or the meaning of a function in model.h changes
 
 
 class Status(IntEnum):
