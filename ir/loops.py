@@ -539,3 +539,31 @@ def walk(body: Sequence[Stmt]) -> Iterator[Any]:
         elif isinstance(s, If):
             yield from walk(s.then)
             yield from walk(s.otherwise)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A row-major view of a buffer: `t[i, j]` loads, `t.at((i, j), where, other)` loads where it may, `t.store` stores."""
+
+    buf: Buf
+    shape: tuple[Dim, ...]
+
+    def offset(self, at: Sequence[Scalar]) -> Expr:
+        """The linear element offset of an index."""
+        total: Expr = Const(0, i64)
+        for k, d in zip(at, self.shape, strict=True):
+            total = total * size_expr(d) + k
+        return total
+
+    def __getitem__(self, at: Scalar | tuple[Scalar, ...]) -> Load:
+        return Load(self.buf, self.offset(at if isinstance(at, tuple) else (at,)))
+
+    def at(self, at: tuple[Scalar, ...], where: Expr, other: Scalar = 0) -> Load:
+        return Load(self.buf, self.offset(at), where, other)
+
+    def store(self, at: Scalar | tuple[Scalar, ...], value: Scalar, mask: Expr | None = None) -> Store:
+        return Store(self.buf, self.offset(at if isinstance(at, tuple) else (at,)), as_expr(value, self.buf.dtype), mask)
+
+    def view(self, *shape: Dim) -> Tensor:
+        """The same memory under another shape of the same size."""
+        return Tensor(self.buf, shape)

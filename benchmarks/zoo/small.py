@@ -33,7 +33,7 @@ def lstm(layers: int = 2, dim: int = 256, steps: int = 64) -> Graph:
         for _ in range(layers):
             matrices = [w.normal(1, 4 * dim, dim, std=1 / math.sqrt(dim)) for _ in range(2)]
             bias = w.normal(1, 8 * dim, std=0.1)
-            hidden = ops.lstm(x, *matrices, bias, zero, zero)
+            hidden, *_ = ops.lstm(x, *matrices, bias, zero, zero)
             x = ops.reshape(hidden, shape=(steps, batch, dim))
         return {"y": x}
 

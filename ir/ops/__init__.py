@@ -21,11 +21,11 @@ MODULES = (
     reduction,
     contraction,
     nn,
-    packing,
     pooling,
     arrange,
     control,
     recurrent,
+    scatter,
 )  # importing them registers their ops
 
 

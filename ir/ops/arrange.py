@@ -21,7 +21,7 @@ _BLOCKS = ((((2, 12, 3, 5),), {"block": 2}), (((1, 18, 2, 1),), {"block": 3, "mo
 
 @composite(samples=float_cases(*_BLOCKS))
 def depth_to_space(x: Value, *, block: int, mode: str = "DCR") -> Value:
-    """[n, c, h, w] -> [n, c / block**2, h * block, w * block]; the block's place is the channels' first (DCR) or last part (CRD)."""
+    """[n, c, h, w] -> [n, c / block**2, h * block, w * block]; the channels begin (DCR) or end (CRD) with the block."""
     n, c, h, w = x.shape
     inner = floordiv(c, block * block)
     if mode == "DCR":
