@@ -18,7 +18,6 @@ from .simplify import simplify
 from .transposes import sink_transposes, transposes_to_reshapes
 
 
-
 def expand_composites(graph: Graph) -> Graph:
     """Expansion of all composites but those that one row kernel computes whole."""
     return expand(graph, keep=ROW_COMPOSITES)

@@ -1,7 +1,7 @@
 """Recognising by meaning: activations and norms that an exporter wrote out become the one op that says what they are.
 
-Factors and terms match in any order, constants by their value in the dtype at hand, never by node names.  Only an expression that
-means the same for every input is replaced:
+Factors and terms match in any order, constants by their value in the dtype at hand, never by node names.  Only an expression
+that means the same for every input is replaced:
 
     x * 0.5 * (1 + erf(x / sqrt(2)))                           gelu
     x * 0.5 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 * x^3)))    gelu, tanh form
@@ -32,15 +32,7 @@ def recognize(graph: Graph) -> Graph:
         if len(node.types) != 1 or not node.types[0].dtype.is_float:
             return None
         current = node if inputs == node.inputs else node.with_inputs(inputs)
-        match node.op:
-            case "mul":
-                found = _product(current) or _norm(current)
-            case "div":
-                found = _product(current) or _norm(current) or _sigmoid(current)
-            case "reciprocal":
-                found = _sigmoid(current)
-            case _:
-                found = None
+        found = next((f for f in (form(current) for form in _FORMS.get(node.op, ())) if f is not None), None)
         return found if found is not None and found.type == node.types[0] else None
 
     return rewrite(graph, rule)
@@ -226,3 +218,6 @@ def _mean(v: Value) -> tuple[Value, tuple[int, ...]] | None:
         return None
     expected = np.asarray(1 / count if v.node.op == "mul" else count).astype(x.dtype.np)
     return (x, axes) if number == float(expected) else None
+
+
+_FORMS = {"mul": (_product, _norm), "div": (_product, _norm, _sigmoid), "reciprocal": (_sigmoid,)}

@@ -28,7 +28,7 @@ def simplify(graph: Graph) -> Graph:
             return None
         current = node if inputs == node.inputs else node.with_inputs(inputs)
         for _ in range(_STEPS):
-            better = _arithmetic(current) or _conversion(current) or _view(current) or _part(current) or _window(current)
+            better = next((b for b in (identity(current) for identity in _IDENTITIES) if b is not None), None)
             if better is None or better.type != node.types[0]:  # another form of a symbolic size would have to be inferred anew
                 break
             if better.index or len(better.node.types) != 1:
@@ -78,7 +78,7 @@ def _arithmetic(n: Node) -> Value | None:
             return _like(a, n)
         case "where", (c, a, b) if (held := uniform(c)) is not None:
             return _like(a if held else b, n)
-        case (("add" | "mul" | "and" | "or" | "xor"), (x, c)) if c.is_const and x.node.op == n.op and n.types[0].dtype.kind in "iub":
+        case (("add" | "mul" | "and" | "or" | "xor"), (x, c)) if c.is_const and x.node.op == n.op and x.dtype.kind in "iub":
             return _reassociated(n, x, c)  # (x + c1) + c2 = x + (c1 + c2), exact on integers, which wrap
     return None
 
@@ -239,7 +239,8 @@ def _slice_of_concat(n: Node, inner: Node) -> Value | None:
         end = begin + part.shape[axis]
         before, after = start - begin, end - stop
         if isinstance(before, int) and isinstance(after, int) and before >= 0 and after >= 0:
-            starts, stops = (tuple(d - begin if k == axis else d for k, d in enumerate(n.attrs[name])) for name in ("starts", "stops"))
+            starts = tuple(d - begin if k == axis else d for k, d in enumerate(n.attrs["starts"]))
+            stops = tuple(d - begin if k == axis else d for k, d in enumerate(n.attrs["stops"]))
             try:
                 better = apply("slice", part, loc=n.loc, starts=starts, stops=stops, steps=n.attrs["steps"])
             except ShapeError:
@@ -268,9 +269,11 @@ def _gather_one(n: Node, x: Value, at: float | None) -> Value | None:
 
 def _window(n: Node) -> Value | None:
     """A constant pad before a convolution or a window becomes part of its own padding, where both pad with the same value."""
-    if n.op not in ("conv", "window") or n.inputs[0].node.op != "pad" or n.inputs[0].node.attrs.get("mode", "constant") != "constant":
+    if n.op not in ("conv", "window") or n.inputs[0].node.op != "pad":
         return None
     pad = n.inputs[0].node
+    if pad.attrs.get("mode", "constant") != "constant":
+        return None
     x = pad.inputs[0]
     low, high = pad.attrs["low"], pad.attrs["high"]
     if n.op == "window":
@@ -286,3 +289,6 @@ def _window(n: Node) -> Value | None:
     after = tuple(b + high[a] for a, b in zip(axes, after, strict=True))
     own = {"low": before, "high": after} if n.op == "window" else {"pads": tuple(zip(before, after, strict=True))}
     return apply_node(n.op, (x, *n.inputs[1:]), {**n.attrs, **own}, n.loc).outputs[0]
+
+
+_IDENTITIES = (_arithmetic, _conversion, _view, _part, _window)

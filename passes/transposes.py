@@ -1,6 +1,6 @@
 """Sinking transposes: f(transpose(x)) becomes transpose(f(x)), so that transposes meet, merge and cancel.
 
-A transpose moves down through pointwise ops, reductions, slices, pads, windows, concatenations, broadcasts, gathers and reshapes.
+A transpose moves down through pointwise ops, reductions, slices, pads, windows, concatenations, broadcasts, gathers, reshapes.
 An op with several operands lets it through where every operand can be had without it for nothing: operands transposed alike,
 constants (transposed now), and operands of which only axes of size 1 would move, which is a reshape.  What no user lets through
 stays where it stopped: before a contraction, which reads it in any order, or at a graph output.
@@ -35,7 +35,7 @@ def sink_transposes(graph: Graph) -> Graph:
 
 
 def transposes_to_reshapes(graph: Graph) -> Graph:
-    """Transposes that move only axes of size 1 as what they are: views.  For when layouts are settled; sinking looks for transposes."""
+    """Transposes that move only axes of size 1 as views, which they are; for when nothing is left to sink."""
 
     def rule(node: Node, inputs: tuple[Value, ...]) -> Value | None:
         if node.op != "transpose" or not _moves_only_ones(inputs[0].shape, node.attrs["perm"]):
@@ -76,7 +76,8 @@ def _untransposed(v: Value, perm: Perm, loc: str) -> Value | None:
     if all(d == 1 for d in v.shape):
         return v if not v.shape else _reshaped(v, (1,) * len(perm), loc)
     if v.is_const:
-        return const_value(Constant(np.ascontiguousarray(v.array[(None,) * (len(perm) - v.type.rank)].transpose(back)), v.dtype), v.node.loc)
+        array = v.array[(None,) * (len(perm) - v.type.rank)].transpose(back)
+        return const_value(Constant(np.ascontiguousarray(array), v.dtype), v.node.loc)
     if _moves_only_ones(shape, back):
         return _reshaped(v, tuple(shape[k] for k in back), loc)
     return None
@@ -191,7 +192,8 @@ def _alone(n: Node) -> Value | None:
 def _reshape(n: Node, x: Value, perm: Perm) -> Value | None:
     """Through a reshape that splits, joins, adds or drops axes within runs that x keeps together and in order.
 
-    Axes of size 1 are left aside: a reshape puts them anywhere.
+    Axes of size 1 are left aside, since a reshape puts them anywhere: they stay behind the axis that they follow, so that what
+    an upsampling makes of them (reshape, broadcast, reshape) can be joined with it.
     """
     target = n.types[0].shape
     source_axes = [k for k in perm if x.shape[k] != 1]
@@ -207,8 +209,10 @@ def _reshape(n: Node, x: Value, perm: Perm) -> Value | None:
             return None
         placed.append((run[0], made))
     placed.sort()
-    made_axes = [target_axes[k] for _, made in placed for k in made]  # target axes in the order in which x has them
-    ones = [k for k, d in enumerate(target) if d == 1]
-    new_order = made_axes + ones
+    new_order = list(range(target_axes[0]))  # leading ones; each other one stays behind the axis that it followed
+    for made in (made for _, made in placed):
+        for j in made:
+            end = target_axes[j + 1] if j + 1 < len(target_axes) else len(target)
+            new_order += range(target_axes[j], end)
     inner = _reshaped(x, tuple(target[k] for k in new_order), n.loc)
     return transposed(inner, [new_order.index(k) for k in range(len(target))], n.loc)
