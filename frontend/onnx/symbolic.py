@@ -7,7 +7,7 @@ element, over object arrays of
 * bools for conditions (a condition that the symbols leave open is not tracked),
 * floats and `Ratio` for the scale arithmetic around Resize and friends.
 
-A symbol stands for a size of at least 1, so that `Equal(size, -1)` and the clamps of Slice are decided here.  What cannot be
+A symbol stands for a size from 1 to 2**31 - 1, so that `Equal(size, -1)` and the clamps of Slice are decided here.  What cannot be
 tracked raises `Untracked`, and the importer computes that tensor at run time instead.
 
 >>> str(clamp(symbol("n") - 1, 0, symbol("n")))
@@ -25,6 +25,7 @@ import numpy as np
 
 from ...ir.dims import Dim, DimExpr, ceildiv, dim_max, dim_min, floordiv, mod
 
+LARGEST_SIZE = 2.0**31 - 1  # what a symbol stands for at most: exporters write this, or 2**63 - 1, for "to the end"
 MAX_TRACKED = 4096  # elements; longer tensors are data, not shapes
 
 
@@ -44,7 +45,7 @@ Element: TypeAlias = int | bool | float | DimExpr | Ratio
 
 
 def bounds(d: Dim) -> tuple[float, float]:
-    """The least and greatest value of a dim when every symbol is at least 1."""
+    """The least and greatest value of a dim, over all symbols."""
     if isinstance(d, int):
         return d, d
     low = high = 0.0
@@ -52,7 +53,7 @@ def bounds(d: Dim) -> tuple[float, float]:
         a, b = 1.0, 1.0
         for atom in monomial:
             if atom.op == "symbol":
-                c, e = 1.0, math.inf
+                c, e = 1.0, LARGEST_SIZE
             else:
                 c, e = _atom_bounds(atom.op, bounds(atom.args[0]), bounds(atom.args[1]))
             corners = [_product(x, y) for x in (a, b) for y in (c, e)]
@@ -93,7 +94,7 @@ def _atom_bounds(op: str, a: tuple[float, float], b: tuple[float, float]) -> tup
 
 
 def at_least(a: Dim, b: Dim) -> bool | None:
-    """Is a >= b for all symbols >= 1?  None when that depends on them."""
+    """Is a >= b for all symbols?  None when that depends on them."""
     low, high = bounds(a - b)
     return True if low >= 0 else False if high < 0 else None
 
