@@ -10,7 +10,22 @@ from typing import Any
 
 from ..graph import Value
 from ..location import caller
-from . import arrange, contraction, control, index, leaves, nn, packing, pointwise, pooling, recurrent, reduction, scatter
+from . import (
+    arrange,
+    contraction,
+    control,
+    index,
+    leaves,
+    nn,
+    packing,
+    pointwise,
+    pooling,
+    recurrent,
+    reduction,
+    scatter,
+    selection,
+    sorting,
+)
 from .operators import Operand, build
 from .registry import OPS, op_def
 
@@ -20,12 +35,15 @@ MODULES = (
     index,
     reduction,
     contraction,
+    packing,
     nn,
     pooling,
     arrange,
     control,
     recurrent,
     scatter,
+    sorting,
+    selection,
 )  # importing them registers their ops
 
 
