@@ -23,6 +23,7 @@ from ..compiler.cli.terminal import Terminal
 from ..compiler.driver import compile
 from ..compiler.files import replacing
 from ..compiler.model import Model
+from ..compiler.progress import report
 from ..frontend.onnx import export_model
 from ..frontend.onnx.metadata import read_metadata
 from ..ir.errors import OctavoError
@@ -119,7 +120,7 @@ def show_fallback(terminal: Terminal, output: Path) -> None:
 def _compile(terminal: Terminal, source: Path | Graph, artifact: Path) -> tuple[Model, Path]:
     """Compile ahead of time, save, and load what was saved: from here on nothing of the compiler is used."""
     with terminal.progress("compile"):
-        compiled, compile_s = _timed(lambda: compile(source))
+        compiled, compile_s = _timed(lambda: compile(source, progress=report))
         _, save_s = _timed(lambda: compiled.save(artifact))
     model, load_s = _timed(lambda: load(artifact))
     name = source.name if isinstance(source, Graph) else source.stem

@@ -16,6 +16,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -99,10 +100,19 @@ def _serve(runtime: str, model: str, feeds_file: str, threads: int) -> None:
                 assert run is not None, "load comes before run"
                 answer(ms=_time(run, feeds, command["seconds"]))
             else:
-                answer(peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+                answer(peak_rss_mb=_peak_rss_mb())
                 return
         except (OctavoError, ImportError, RuntimeError, ValueError) as e:
             answer(error=f"{type(e).__name__}: {e}")
+
+
+def _peak_rss_mb() -> float:
+    """The most memory this process had resident; `ru_maxrss` alone would count the process that started it."""
+    try:
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return int(status["VmHWM"].split()[0]) / 1024
+    except (OSError, KeyError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _time(run: Run, feeds: Feeds, seconds: float) -> list[float]:

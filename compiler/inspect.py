@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from ..backends.lower.legalize import legalize
 from ..backends.program import Place, Program, plan
+from ..backends.target import find_target
 from ..ir.dims import Dim, evaluate_dim, symbols_of
 from ..ir.errors import OctavoError
 from ..ir.graph import Graph, Node
@@ -21,7 +24,6 @@ from ..passes.pipeline import PIPELINE
 from .progress import report
 from .samples import OTHER_AXES, choose_sizes
 
-STEPS: tuple[Step, ...] = (*PIPELINE, fuse)
 ANCHORS = ("contraction", "reduction", "composite", "opaque")  # what decides which template computes a kernel, first match
 
 
@@ -74,13 +76,10 @@ class Memory:
 
 def pass_names() -> tuple[str, ...]:
     """What `graph_after` takes, in the order of the pipeline."""
-    names = ["import"]
-    for step in STEPS:
-        names += [n for n in _names(step) if n not in names]
-    return tuple(names)
+    return tuple(dict.fromkeys(("import", *(n for step in PIPELINE for n in _names(step)), "legalize", "fuse")))
 
 
-def graph_after(graph: Graph, name: str) -> Graph:
+def graph_after(graph: Graph, name: str, target: str = "native") -> Graph:
     """The graph after the last place that a pass has in the pipeline; in a group that repeats, after the group.
 
     Raises OctavoError for a name that is not in `pass_names`.
@@ -89,8 +88,9 @@ def graph_after(graph: Graph, name: str) -> Graph:
         raise OctavoError(f"there is no pass {name!r}; choose one of {', '.join(pass_names())}")
     if name == "import":
         return graph
-    last = max(k for k, step in enumerate(STEPS) if name in _names(step))
-    return run_passes(graph, STEPS[: last + 1], progress=report)[0]
+    steps: tuple[Step, ...] = (*PIPELINE, partial(legalize, target=find_target(target)), fuse)
+    last = max(k for k, step in enumerate(steps) if name in _names(step))
+    return run_passes(graph, steps[: last + 1], progress=report)[0]
 
 
 def _names(step: Step) -> list[str]:

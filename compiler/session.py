@@ -81,7 +81,7 @@ class InferenceSession:
         threads = options.intra_op_num_threads or None
         self._options = options
         if not isinstance(path_or_bytes, bytes) and Path(path_or_bytes).is_dir():
-            self._model = load(path_or_bytes)
+            self._model = load(path_or_bytes, threads=threads)
             self._metadata = ModelMetadata()
         else:
             self._model = compile(path_or_bytes, threads=threads, dims=options.free_dimensions or None)

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from ..frontend.onnx import export_model, import_model
+from ..frontend.onnx import export_model
 from ..ir.errors import OctavoError
 from ..ir.evaluate import evaluate
 from ..ir.graph import LEAVES, Graph
 from .compare import default_tolerance, relative_error
-from .driver import compile
+from .driver import compile, graph_of
 from .progress import report
 from .samples import random_feeds
 
@@ -73,11 +73,11 @@ def verify(
 ) -> VerifyReport:
     """Compile an ONNX file, run it and compare; inputs that `feeds` lacks are random.  Raises OctavoError for a bad model."""
     report("import")
-    graph = import_model(model, dims)
+    graph = graph_of(model, dims)
     if per_node:
         graph = expose_every_value(graph)
     report("compile")
-    compiled = compile(graph, target=target, threads=threads)
+    compiled = compile(graph, target=target, threads=threads, progress=report)
     given = dict(feeds or {})
     unknown = sorted(set(given) - set(graph.input_names))
     if unknown:

@@ -12,6 +12,7 @@ from rich.console import Console
 from ..artifact import load
 from ..bench import PEERS, BenchReport, bench
 from ..driver import compile
+from ..progress import report
 from ..samples import random_feeds
 from .options import EXISTING, dims_option, inputs_option, sizes_option, standard, target_option
 from .terminal import Terminal, table
@@ -59,7 +60,7 @@ def command(
             artifact, compiled = model, load(model)
         else:
             artifact = Path(folder) / f"{model.stem}.octavo"
-            compiled = compile(model, target=target, threads=threads, dims=dims)
+            compiled = compile(model, target=target, threads=threads, dims=dims or None, progress=report)
             compiled.save(artifact)
         arrays = {**random_feeds(compiled.inputs, sizes), **feeds}
         result = bench(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,9 @@ from typing import Any
 import click
 from rich.console import Console
 
-from ...frontend.onnx import import_model
-from ...ir.errors import ArtifactError
 from ...ir.text import to_text
-from ..artifact import load
+from ..artifact import load, read_manifest
+from ..driver import graph_of
 from ..inspect import KernelRow, Memory, Summary, as_lines, graph_after, kernel_rows, memory, pass_names, summarize
 from .options import EXISTING, dims_option, sizes_option, standard
 from .terminal import Terminal, table
@@ -53,7 +51,7 @@ def command(
         _inspect_artifact(terminal, model)
         return
     with terminal.progress("inspect"):
-        graph = import_model(model, dims or None)
+        graph = graph_of(model, dims or None)
         if after:
             text = to_text(graph_after(graph, after))
             terminal.emit({"model": model.name, "after": after, "graph": text}, lambda out: click.echo(text, nl=False))
@@ -109,17 +107,13 @@ def _show_memory(out: Console, planned: Memory) -> None:
 
 def _inspect_artifact(terminal: Terminal, artifact: Path) -> None:
     model = load(artifact)
-    try:
-        manifest = json.loads((artifact / "manifest.json").read_text())
-    except (OSError, ValueError) as e:
-        raise ArtifactError(f"{artifact}: the manifest cannot be read: {e}") from None
     files = {f.name: f.stat().st_size for f in sorted(artifact.iterdir()) if f.is_file()}
     data = {
         "model": model.name,
         "inputs": {s.name: s.text for s in model.inputs},
         "outputs": {s.name: s.text for s in model.outputs},
         "files": files,
-        "manifest": manifest,
+        "manifest": read_manifest(artifact),
     }
 
     def show(out: Console) -> None:

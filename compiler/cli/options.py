@@ -112,5 +112,5 @@ def target_option(f: F) -> F:
         default="native",
         show_default=True,
         metavar="TARGET",
-        help="native, x86-64-v2, x86-64-v3, x86-64-v4, aarch64, or a GPU: sm_80, sm_90a.",
+        help="native, x86-64-v3, x86-64-v4, ... (an unknown name lists them all).",
     )(f)

@@ -11,6 +11,7 @@ import octavo  # its face imports the compiler only if something has to be compi
 from rich.console import Console
 
 from ..files import replacing
+from ..progress import report
 from .options import EXISTING, dims_option, inputs_option, standard, threads_option
 from .terminal import Terminal, table
 
@@ -40,7 +41,11 @@ def command(
     octavo run model.onnx --input feeds.npz --json
     """
     with terminal.progress("run"):
-        loaded = octavo.load(model) if model.is_dir() else octavo.compile(model, dims=dims or None, threads=threads)
+        loaded = (
+            octavo.load(model, threads=threads)
+            if model.is_dir()
+            else octavo.compile(model, dims=dims or None, threads=threads, progress=report)
+        )
         results = loaded.run(None, feeds)
         named = dict(zip((spec.name for spec in loaded.outputs), results, strict=True))
         if output:

@@ -1,0 +1,43 @@
+"""A built program as one LLVM module: what `octavo compile --emit llvm|asm|o` writes.
+
+The parts are those that the artifact holds, optimised one by one as there and joined afterwards, so the listing shows the code
+that runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import llvmlite.binding as llvm
+
+from ..program import Program
+from ..target import Target, target_machine
+from .build import Built, optimized
+from .kernel import emit_kernel, scratch_bytes
+from .main import emit_main, most_scratch
+
+FORMS: dict[str, Callable[[llvm.ModuleRef, llvm.TargetMachine], bytes]] = {
+    "llvm": lambda module, machine: str(module).encode(),
+    "asm": lambda module, machine: machine.emit_assembly(module).encode(),
+    "o": lambda module, machine: machine.emit_object(module),
+}
+
+
+def listing(program: Program, built: Built, target: Target, symbols: tuple[str, ...], form: str) -> bytes:
+    """The whole program as text or object code; `symbols` as `build` took them."""
+    names = {id(step): symbol for symbol, step in built.calls}
+    scratch = most_scratch([scratch_bytes(f) for f in built.functions.values()])
+    texts = [emit_kernel(function, symbol) for symbol, function in built.functions.items()]
+    texts.append(emit_main(program, built.variant.prefix, symbols, names, scratch))
+    context = llvm.create_context()
+    whole: llvm.ModuleRef | None = None
+    for text in texts:
+        module, _ = optimized(f'target triple = "{target.triple}"\n{text}', target)
+        part = llvm.parse_assembly(str(module), context=context)
+        if whole is None:
+            whole = part
+        else:
+            whole.link_in(part)
+    assert whole is not None, "there is always the main function"
+    whole.name = program.graph.name
+    return FORMS[form](whole, target_machine(target))
