@@ -38,7 +38,10 @@ class Failure:
 
 def check(graph: Graph, feeds: Sequence[Feeds], stages: Sequence[str] = STAGES) -> Failure | None:
     """The first failure among the stages, or None."""
-    expected = [bounds(graph, f) for f in feeds]
+    try:
+        expected = [bounds(graph, f) for f in feeds]
+    except Exception as e:
+        return Failure("reference", f"{type(e).__name__}: {e}")
     for stage, prepare in _stages(graph, stages):
         try:
             run = prepare()

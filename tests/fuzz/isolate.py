@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -53,8 +54,12 @@ def each(work: Callable[[Item], Result], items: Sequence[Item], seconds: float =
 
 
 def _serve(out: Connection, work: Callable[[Item], Result], items: Sequence[Item]) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what a dying C runtime has to say; the parent reports the signal
     for item in items:
-        out.send(work(item))
+        try:
+            out.send(work(item))
+        except Exception:
+            out.send(Crash(traceback.format_exc()))
     out.close()
     os._exit(0)  # a thread pool in the child must not delay its end
 

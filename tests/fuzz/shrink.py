@@ -58,7 +58,7 @@ def _one_output(graph: Graph, feeds: tuple[Feeds, ...]) -> Iterator[Candidate]:
 def _cut(graph: Graph, feeds: tuple[Feeds, ...], value: Value) -> Candidate:
     """What leads to `value` gives way to an input that has its contents."""
     name = f"cut{sum(n.startswith('cut') for n in graph.input_names)}"
-    made = tuple({**f, name: np.ascontiguousarray(evaluate_roots(graph, (value,), f)[0])} for f in feeds)
+    made = tuple({**f, name: np.array(evaluate_roots(graph, (value,), f)[0], order="C")} for f in feeds)
     leaf = input_value(name, value.type)
     cut = rewrite(graph, lambda n, _: [leaf if v == value else v for v in n.outputs] if n is value.node else None)
     return _kept(cut, cut.outputs, (*cut.inputs, leaf), made)
@@ -87,5 +87,5 @@ def _resized(graph: Graph, feeds: tuple[Feeds, ...], name: str) -> Iterator[Cand
             cut: Feeds = {}
             for v in graph.inputs:
                 part = tuple(slice(0, size) if str(d) == name else slice(None) for d in v.shape)
-                cut[v.node.attrs["name"]] = np.ascontiguousarray(feeds[0][v.node.attrs["name"]][part])
+                cut[v.node.attrs["name"]] = np.array(feeds[0][v.node.attrs["name"]][part], order="C")
             yield graph, (cut,)
