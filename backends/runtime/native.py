@@ -65,7 +65,7 @@ def load_native(program: NativeProgram, threads: int | None = None) -> Executabl
 def jit_pool() -> PoolCode:
     """The thread pool's code, compiled into this process."""
     ir = pool_ir(llvm.get_process_triple(), "octavo_")
-    create, parallel_for, owner = _link([ir], ["octavo_pool_create", "octavo_parallel_for"])
+    create, _, parallel_for, owner = _link([ir], ["octavo_pool_create", "octavo_pool_destroy", "octavo_parallel_for"])
     return PoolCode(create, parallel_for, owner)
 
 

@@ -158,3 +158,26 @@ def positive(name: str = "positive") -> NativeProgram:
     )
     variant = Variant((), TRIPLE, "v0", [assemble(_POSITIVE.format(prefix="v0"), TRIPLE)])
     return NativeProgram(name, signature, [variant], b"")
+
+
+# Does nothing; its signature is what is tested.
+_NOTHING = """
+define i32 @{prefix}_main(ptr %inputs, ptr %outputs, ptr %sizes, ptr %weights, ptr %workspace, ptr %threads) {{
+  ret i32 0
+}}
+define i64 @{prefix}_workspace(ptr %sizes, i32 %workers) {{
+  ret i64 0
+}}
+"""
+
+
+def checked(name: str = "checked") -> NativeProgram:
+    """A model that leaves y[seq,seq] alone; its inputs have dims of every kind."""
+    signature = Signature(
+        name,
+        (TensorSpec("x", "f32", ("seq", "2*seq+1")), TensorSpec("k", "i64", ("seq",)), TensorSpec("s", "f32", (1,))),
+        (TensorSpec("y", "f32", ("seq", "seq")),),
+        symbols=("seq",),
+    )
+    variant = Variant((), TRIPLE, "v0", [assemble(_NOTHING.format(prefix="v0"), TRIPLE)])
+    return NativeProgram(name, signature, [variant], b"")
