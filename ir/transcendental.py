@@ -3,9 +3,9 @@
 A function is f(s, x), x of dtype f32 or f64 (pow: f(s, x, y)); callers widen narrower floats.  There are no branches, tables in
 memory or library calls: an expression becomes vector code wherever + - * / fma sqrt, comparisons and integer shifts do.
 
-exp log tanh erf sin cos of f32 stay in f32 (sin and cos reduce their argument in f64).  The rest are rare in networks: their f32
-forms compute in f64, with polynomials only as long as f32 needs.  Within 2 ulp for f32, 4 ulp for f64; the exception is sin, cos
-and tan of |x| >= 2**50 (f32) or 2**30 (f64), where an f64 reduction no longer knows the phase: past 2**50 they are NaN.
+exp log tanh erf of f32 stay in f32.  The others are rarer in networks or need more digits inside: their f32 forms compute in f64,
+with polynomials only as long as f32 needs.  Within 2 ulp for f32, 4 ulp for f64; the exception is sin, cos
+and tan of |x| >= 2**48, where f64 arithmetic no longer knows the phase: they are NaN.
 
 How a table of coefficients was found stands beside it: `minimax` is Remez exchange (f64) or linear programming on a dense grid,
 rounding one coefficient after another and refitting the rest (f32), always for the relative error of the whole function.
@@ -42,7 +42,7 @@ class _Format:
 
 _FORMATS = {
     f32: _Format(i32, 23, 127, 0x3F3504F3, (-104.0, 89.0), 9.02, 3.925),
-    f64: _Format(i64, 52, 1023, 0x3FE6A09E667F3BCD, (-746.0, 710.0), 20.0, 5.95),
+    f64: _Format(i64, 52, 1023, 0x3FE6A09E667F3BCD, (-746.0, 711.0), 20.0, 5.95),
 }
 
 _LN2 = math.log(2.0)
@@ -65,37 +65,31 @@ _EXP = {
     ),
 }  # fmt: skip
 
-# (r - (1 - exp(-2 r)) / 2) / r**2, negated, on |r| <= ln(2) / 4: minimax, 2**-26.1 and 2**-55.6
-_TANH = {
-    f32: (-0.9999999403953552, 0.66666179895401, -0.33333972096443176, 0.13386277854442596, -0.044378612190485),
+# (1 - exp(-r) - r) / r**2 on |r| <= ln(2) / 2: minimax, 2**-26.1 and 2**-55.6
+_ONE_MINUS_EXP = {
+    f32: (-0.4999999701976776, 0.1666654497385025, -0.04166746512055397, 0.008366423659026623, -0.0013868316309526563),
     f64: (
-        -1.000000000000001, 0.6666666666666635, -0.3333333333326089, 0.13333333333423933, -0.044444444581743923,
-        0.012698412619739726, -0.0031745926372981543, 0.0007054696413114527, -0.00014144594648595802, 2.565506754622012e-05,
+        -0.5000000000000006, 0.16666666666666588, -0.04166666666657611, 0.008333333333389958, -0.0013888888931794976,
+        0.00019841269718343321, -2.480150497889183e-05, 2.7557407863728623e-06, -2.7626161423038676e-07,
+        2.5053776900605586e-08,
     ),
 }  # fmt: skip
 
-# (1 - 2**-r) / r on |r| <= 1/2: minimax, 2**-26.2 and 2**-55.6
-_EXP2M1 = {
-    f32: (0.6931471824645996, -0.24022649228572845, 0.05550367385149002, -0.0096183056011796, 0.0013387452345341444, -0.00015384658763650805),
-    f64: (
-        0.6931471805599453, -0.24022650695910097, 0.055504108664821236, -0.009618129107606893, 0.0013333558146532438,
-        -0.00015403530441770492, 1.5252733700613591e-05, -1.321544254726685e-06, 1.0178121434902603e-07, -7.0725971295925896e-09,
-        4.4455378789436554e-10,
-    ),
-}  # fmt: skip
+# the same for (1 - exp(-2 r)) / 2, exactly: powers of two
+_HALF_ONE_MINUS_EXP2 = {t: tuple(c * 2.0 ** (k + 1) for k, c in enumerate(table)) for t, table in _ONE_MINUS_EXP.items()}
 
-# -log2(erfc(a)) / a on 0 <= a <= erf_limit: minimax, 2**-27.3 and 2**-53.7 of erf
+# -log(erfc(a)) / a - 1 on 0 <= a <= erf_limit: minimax, 2**-27.8 and 2**-53.7 of erf
 _ERF = {
     f32: (
-        1.6279070377349854, 0.9184473752975464, 0.14828044176101685, -0.02764839492738247, -0.00019418386546910137,
-        0.002360840793699026, -0.000884976121596992, 0.0001607699814485386, -1.2227409570186865e-05,
+        0.12837916612625122, 0.6366195678710938, 0.10277630388736725, -0.019147826358675957, -0.00016948448319453746,
+        0.00167563883587718, -0.0006373308715410531, 0.0001188482710858807, -9.386002602695953e-06,
     ),
     f64: (
-        1.6279070286111148, 0.918448188526614, 0.14826952512024374, -0.027596515573492793, -0.0003018049215759802,
-        0.002447114521048834, -0.0008514018841635846, 3.744545512859317e-05, 9.275087157080787e-05, -4.230491602540374e-05,
-        4.033571823132699e-06, 5.142759459334077e-06, -3.5054600893352384e-06, 1.2316507440066761e-06, -2.511622877249251e-07,
-        1.2075199094731173e-08, 1.1228823482361412e-08, -4.549386628271301e-09, 9.827035456658617e-10, -1.377662314533758e-10,
-        1.2583308018259645e-11, -6.860724568572206e-13, 1.7026360400313367e-14,
+        0.1283791670955125, 0.6366197723676116, 0.10277260330005893, -0.01912844696304515, -0.0002091952304695061,
+        0.0016962105307723003, -0.0005901468155314138, 2.5955211647168302e-05, 6.429000512378305e-05, -2.932353326683385e-05,
+        2.7958589367904693e-06, 3.5646892195354043e-06, -2.4297997774881344e-06, 8.537152406427866e-07, -1.740924315995176e-07,
+        8.369890207212917e-09, 7.78322733780412e-09, -3.1533945146633685e-09, 6.811581920045536e-10, -9.54922749082763e-11,
+        8.722084474974027e-12, -4.755491891304172e-13, 1.1801773706674713e-14,
     ),
 }  # fmt: skip
 
@@ -119,8 +113,11 @@ _LOG_FOR_F32 = (
     -0.12497403489454588, 0.11009105373727633, -0.09926901346922626, 0.10017974531490767, -0.09875753549489394, 0.05358637798196796,
 )  # fmt: skip
 
-# (2 atanh(v) - 2 v - 2/3 v**3) / v**5 over v**2, |v| <= (sqrt(2) - 1) / (sqrt(2) + 1): minimax, 2**-59.0
-_ATANH = (0.39999999999779445, 0.28571428672491456, 0.22222204962888667, 0.18183262110621953, 0.15321191894338912, 0.14729239271403563)
+# (2 atanh(v) - 2 v - 2/3 v**3) / v**5 over v**2, |v| <= (sqrt(2) - 1) / (sqrt(2) + 1): minimax, 2**-73 of the logarithm
+_ATANH = (
+    0.3999999999999998, 0.2857142857144522, 0.22222222217510604, 0.18181818873491462, 0.15384556653975506, 0.13336325780720104,
+    0.11674648509302268, 0.11990431183273852,
+)  # fmt: skip
 
 # (sin(r) / r - 1) / r**2 over r**2, |r| <= pi/2: minimax, 2**-27.2 and 2**-61.6
 _SIN = {
@@ -182,7 +179,7 @@ def _power_of_two(s: Any, rounded: Expr) -> Expr:
 
 
 def _with_sign_of(s: Any, magnitude: Expr, x: Expr) -> Expr:
-    """magnitude (>= 0) with the sign of x, -0 included."""
+    """magnitude (>= 0, or of the same sign) with the sign of x, -0 included."""
     bits = _FORMATS[x.dtype].bits
     return s.bitcast(s.bitcast(magnitude, bits) | (s.bitcast(x, bits) & bits.min), x.dtype)
 
@@ -275,12 +272,12 @@ def pow(s: Any, x: Expr, y: Expr) -> Expr:
         high = _log_at_limits(s, size, high)
         z = s.where(one, 0.0, b * high)
         rest = s.fma(b, low, s.fma(b, high, -z))
-        magnitude = _exp(s, z, _EXP[f64], low=s.where(s.abs(z) < 1000.0, rest, 0.0))
+        magnitude = _exp(s, z, _EXP[f64], low=s.where(one | (s.abs(z) >= 1000.0), 0.0, rest))
     half = b * 0.5
     whole = s.eq(s.rint(b), b)
     odd = whole & s.ne(s.rint(half), half)
     signed = s.where(odd, _with_sign_of(s, magnitude, a), magnitude)
-    undefined = (a < 0.0) & (a > -math.inf) & s.ne(s.rint(b), b)
+    undefined = (a < 0.0) & (a > -math.inf) & ~whole
     return s.cast(s.where(undefined, math.nan, signed), x.dtype)
 
 
@@ -324,7 +321,7 @@ def _reduced(s: Any, x: Expr, period: tuple[float, float, float], shift: float, 
 
 
 def _known_phase(s: Any, x: Expr, y: Expr) -> Expr:
-    return s.where(s.abs(x) < 2.0**50, y, math.nan)
+    return s.where(s.abs(x) < 2.0**48, y, math.nan)
 
 
 def _sin_polynomial(s: Any, r: Expr, coefficients: Sequence[float]) -> Expr:
@@ -337,8 +334,8 @@ def _sine(s: Any, x: Expr, shift: float) -> Expr:
     r, k = _reduced(s, s.cast(x, f64), _PI, shift, x.dtype is f64)
     # the rounder is odd (its bias is), so bit 0 is set for even k
     flip = k if shift else ~k
-    r = s.cast(s.bitcast(s.bitcast(r, i64) ^ (flip << 63), f64), x.dtype)
-    return _known_phase(s, x, _sin_polynomial(s, r, _SIN[x.dtype]))
+    r = s.bitcast(s.bitcast(r, i64) ^ (flip << 63), f64)
+    return _known_phase(s, x, s.cast(_sin_polynomial(s, r, _SIN[x.dtype]), x.dtype))
 
 
 def sin(s: Any, x: Expr) -> Expr:
@@ -387,26 +384,28 @@ def acos(s: Any, x: Expr) -> Expr:
 
 
 def tanh(s: Any, x: Expr) -> Expr:
-    """h / (1 - h) with 2 h = 1 - exp(-2|x|), which is exact in form near 0 and needs no overflow guard far out."""
+    """h / (1 - h) with 2 h = 1 - exp(-2|x|), found without cancellation; h and 1 - h are rounded apart, else their errors add up."""
     form = _FORMATS[x.dtype]
     a = _at_most(s, s.abs(x), form.tanh_limit)
     rounded = s.fma(a, -2.0 / _LN2, form.rounder)
     r = s.fma(rounded - form.rounder, _LN2 / 2, a)
     q = _power_of_two(s, rounded)
-    g = s.fma(r * r, _polynomial(s, r, _TANH[x.dtype]), r)
+    g = s.fma(r * r, _polynomial(s, r, _HALF_ONE_MINUS_EXP2[x.dtype]), r)
     h = s.fma(q, g, s.fma(q, -0.5, 0.5))
-    return _with_sign_of(s, h / (1.0 - h), x)
+    rest = s.fma(-q, g, s.fma(q, 0.5, 0.5))
+    return _with_sign_of(s, h / rest, x)
 
 
 def erf(s: Any, x: Expr) -> Expr:
-    """1 - 2**-z with z = |x| times a polynomial in |x|, as 2**n (1 - 2**-r) + (1 - 2**n) for n + r = z: no cancellation near 0."""
+    """1 - exp(-z) with z = |x| times a polynomial in |x|, as q (1 - exp(-r)) + (1 - q) with q = 2**n: no cancellation near 0."""
     form = _FORMATS[x.dtype]
     a = _at_most(s, s.abs(x), form.erf_limit)
-    z = a * _polynomial(s, a, _ERF[x.dtype])
-    rounded = form.rounder - z
-    r = z + (rounded - form.rounder)
+    z = s.fma(a, _polynomial(s, a, _ERF[x.dtype]), a)
+    rounded = s.fma(z, -1.0 / _LN2, form.rounder)
+    r = s.fma(rounded - form.rounder, _LN2, z)
     q = _power_of_two(s, rounded)
-    return _with_sign_of(s, s.fma(q, r * _polynomial(s, r, _EXP2M1[x.dtype]), 1.0 - q), x)
+    g = s.fma(r * r, _polynomial(s, r, _ONE_MINUS_EXP[x.dtype]), r)
+    return _with_sign_of(s, s.fma(q, g, 1.0 - q), x)
 
 
 def _half_exp(s: Any, x: Expr, dtype: DType) -> tuple[Expr, Expr]:
