@@ -1,0 +1,160 @@
+"""The hand-written loops of opaque ops, run by a small interpreter of the loop IR: they compute what the reference does.
+
+The interpreter faults on every access outside a buffer, and fills scratch memory with rubbish.
+"""
+
+import numpy as np
+import pytest
+
+from octavo.ir.loops import (
+    Alloc,
+    Bitcast,
+    Buf,
+    Cast,
+    Const,
+    For,
+    If,
+    Let,
+    Load,
+    Names,
+    Op,
+    Store,
+    Sym,
+    Tensor,
+    Var,
+    While,
+    children,
+)
+from octavo.ir.dims import evaluate_dim
+from octavo.ir.evaluate import run_op
+from octavo.ir.ops.registry import OPS
+from octavo.ir.scalar import NUMPY
+from octavo.ir.types import TensorType, bool_, dtype_of
+
+BINARY = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "div": NUMPY.div,
+    "rem": NUMPY.rem,
+    "floordiv": lambda a, b: a // b,
+    "mod": lambda a, b: a % b,
+    "min": np.minimum,
+    "max": np.maximum,
+    "and": lambda a, b: a & b,
+    "or": lambda a, b: a | b,
+    "lt": lambda a, b: a < b,
+    "le": lambda a, b: a <= b,
+    "eq": lambda a, b: a == b,
+    "ne": lambda a, b: a != b,
+}
+UNARY = {"neg": lambda a: -a, "not": lambda a: ~a, "abs": abs}
+
+
+class Machine:
+    """Memory by buffer, variables by name."""
+
+    def __init__(self, memory, symbols):
+        self.memory, self.symbols, self.variables = dict(memory), symbols, {}
+
+    def value(self, e, seen):
+        if id(e) not in seen:
+            seen[id(e)] = self._value(e, seen)
+        return seen[id(e)]
+
+    def _value(self, e, seen):
+        match e:
+            case Const():
+                return e.dtype.np.type(e.value)
+            case Var():
+                return self.variables[e.name]
+            case Sym():
+                return np.int64(self.symbols[e.name])
+            case Load():
+                if e.mask is not None and not self.value(e.mask, seen):
+                    return self.value(e.other, seen)
+                return self.memory[e.buf][self.place(e.buf, self.value(e.index, seen))]
+            case Cast():
+                return NUMPY.cast(self.value(e.x, seen), e.dtype)[()]
+            case Bitcast():
+                return NUMPY.bitcast(self.value(e.x, seen), e.dtype)[()]
+            case Op(name="where"):
+                return self.value(e.args[1] if self.value(e.args[0], seen) else e.args[2], seen)
+            case Op():
+                values = [self.value(c, seen) for c in children(e)]
+                function = BINARY[e.name] if len(values) == 2 else UNARY[e.name]
+                return np.asarray(function(*values)).astype((bool_ if e.name in ("lt", "le", "eq", "ne") else e.dtype).np)[()]
+        raise TypeError(e)
+
+    def place(self, buf, index):
+        assert 0 <= index < len(self.memory[buf]), f"{buf.name}[{index}] of {len(self.memory[buf])}"
+        return int(index)
+
+    def run(self, body):
+        for s in body:
+            match s:
+                case Store():
+                    seen = {}
+                    if s.mask is None or self.value(s.mask, seen):
+                        at = self.place(s.buf, self.value(s.index, seen))
+                        assert s.value.dtype is s.buf.dtype, f"{s.value.dtype} stored in {s.buf.name}: {s.buf.dtype}"
+                        self.memory[s.buf][at] = self.value(s.value, seen)
+                case Let():
+                    assert s.value.dtype is s.var.dtype
+                    self.variables[s.var.name] = self.value(s.value, {})
+                case Alloc():
+                    self.memory[s.buf] = np.full(evaluate_dim(s.buf.size, self.symbols), 77).astype(s.buf.dtype.np)
+                case For():
+                    for k in range(int(self.value(s.extent, {}))):
+                        self.variables[s.var.name] = np.int64(k)
+                        self.run(s.body)
+                case If():
+                    self.run(s.then if self.value(s.condition, {}) else s.otherwise)
+                case While():
+                    while self.value(s.condition, {}):
+                        self.run(s.body)
+                case _:
+                    raise TypeError(s)
+
+
+def cases():
+    for name, definition in sorted(OPS.items()):
+        if definition.loops is not None:
+            for k, sample in enumerate(definition.samples(np.random.default_rng(7))):
+                yield pytest.param(definition, sample, id=f"{name}-{k}")
+
+
+@pytest.mark.parametrize(("definition", "sample"), cases())
+def test_the_loops_compute_what_the_reference_does(definition, sample):
+    types = [TensorType(dtype_of(a.dtype), a.shape) for a in sample.inputs]
+    results = definition.infer(tuple(types), **sample.attrs)
+    ins = [Tensor(Buf(f"x{k}", t.dtype), t.shape) for k, t in enumerate(types)]
+    outs = [Tensor(Buf(f"y{k}", t.dtype), t.shape) for k, t in enumerate(results)]
+    memory = {t.buf: np.array(a).reshape(-1) for t, a in zip(ins, sample.inputs, strict=True)}
+    memory |= {t.buf: np.full(int(np.prod(t.shape)), 55).astype(t.buf.dtype.np) for t in outs}
+    body = definition.loops(Names(), ins, outs, **sample.attrs)
+    with np.errstate(all="ignore"):
+        Machine(memory, {}).run(body)
+        expected = run_op(definition, sample.inputs, sample.attrs)
+    for t, want in zip(outs, expected, strict=True):
+        np.testing.assert_array_equal(memory[t.buf].reshape(want.shape), want)
+
+
+def test_parallel_loops_are_outermost():
+    for name, definition in OPS.items():
+        if definition.loops is None:
+            continue
+        sample = next(iter(definition.samples(np.random.default_rng(7))))
+        types = [TensorType(dtype_of(a.dtype), a.shape) for a in sample.inputs]
+        ins = [Tensor(Buf(f"x{k}", t.dtype), t.shape) for k, t in enumerate(types)]
+        outs = [Tensor(Buf(f"y{k}", t.dtype), t.shape) for k, t in enumerate(definition.infer(tuple(types), **sample.attrs))]
+        for top in definition.loops(Names(), ins, outs, **sample.attrs):
+            assert not any(s.kind == "parallel" for s in inner_loops(top)), name
+
+
+def inner_loops(statement):
+    bodies = {For: lambda s: s.body, While: lambda s: s.body, If: lambda s: (*s.then, *s.otherwise)}
+    for s in bodies.get(type(statement), lambda s: ())(statement):
+        if isinstance(s, For):
+            yield s
+        yield from inner_loops(s)
