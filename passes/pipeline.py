@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..ir.graph import Graph
 from .absorb import absorb
+from .captures import inline_constant_captures
 from .cse import cse
 from .expand import expand
 from .fold import fold
@@ -25,6 +26,7 @@ def expand_composites(graph: Graph) -> Graph:
 
 PIPELINE: tuple[Step, ...] = (
     expand_composites,  # first: every later pass then knows the primitives, and rows, only
+    inline_constant_captures,  # weights of recurrent bodies: then packed at compile time
     Fixpoint((simplify, fold, cse, sink_transposes, absorb)),  # before recognize: equal operands are one value
     recognize,  # while activations and norms are as they were written; fusion would hide them
     expand_composites,  # what was recognised, in the one form that fusion knows

@@ -8,8 +8,8 @@ that means the same for every input is replaced:
     1 / (1 + exp(-x))                                          sigmoid
     x * sigmoid(x)                                             silu
     x * hard_sigmoid(x), x * clip(x + 3, 0, 6) / 6             hard_swish
-    (x - mean(x)) / sqrt(mean((x - mean(x))^2) + epsilon)      layer_norm (its scale and bias stay as they are)
-    x / sqrt(mean(x^2) + epsilon)                              rms_norm
+    (x - mean(x)) / sqrt(mean((x - mean(x))^2) + epsilon)      layer_norm, and times scale, and plus bias
+    x / sqrt(mean(x^2) + epsilon)                              rms_norm, and times scale
 """
 
 from __future__ import annotations
@@ -20,19 +20,22 @@ import numpy as np
 
 from ..ir.dims import DimExpr, dim_product
 from ..ir.graph import Graph, Node, Value, rewrite
-from ..ir.ops.registry import apply
+from ..ir.ops.registry import apply, apply_node
 from ..ir.types import DType
-from .values import scalar, swapped, uniform
+from .values import is_uniform, scalar, swapped, uniform, use_counts
 
 
 def recognize(graph: Graph) -> Graph:
     """The graph with written-out activations and norms as single ops."""
+    uses = use_counts(graph)
 
     def rule(node: Node, inputs: tuple[Value, ...]) -> Value | None:
         if len(node.types) != 1 or not node.types[0].dtype.is_float:
             return None
         current = node if inputs == node.inputs else node.with_inputs(inputs)
         found = next((f for f in (form(current) for form in _FORMS.get(node.op, ())) if f is not None), None)
+        if found is None and node.op in ("mul", "add") and any(uses[v.node] == 1 for v in node.inputs):
+            found = _affine(current, [uses[v.node] == 1 for v in node.inputs])
         return found if found is not None and found.type == node.types[0] else None
 
     return rewrite(graph, rule)
@@ -198,6 +201,21 @@ def _as_norm(n: Node, x: Value, axes: tuple[int, ...], epsilon: float) -> Value:
         if _mean(centre) == (source, axes):
             return apply("layer_norm", source, one, loc=n.loc, axis=axes[0], epsilon=float(epsilon))
     return apply("rms_norm", x, one, loc=n.loc, axis=axes[0], epsilon=float(epsilon))
+
+
+def _affine(n: Node, read_once: list[bool]) -> Value | None:
+    """norm(x) * scale and norm(x) + bias as operands of the norm, which nothing else may read."""
+    for k, (norm, other) in enumerate(swapped((n.inputs[0], n.inputs[1]))):
+        if norm.node.op not in ("layer_norm", "rms_norm") or not read_once[k]:
+            continue
+        x, scale, *bias = norm.node.inputs
+        if bias or other.type.rank > x.type.rank - norm.node.attrs["axis"] or other.dtype is not x.dtype:
+            continue
+        if n.op == "mul" and is_uniform(scale, 1):
+            return apply_node(norm.node.op, (x, other), norm.node.attrs, n.loc).outputs[0]
+        if n.op == "add" and norm.node.op == "layer_norm":
+            return apply_node("layer_norm", (x, scale, other), norm.node.attrs, n.loc).outputs[0]
+    return None
 
 
 def _mean(v: Value) -> tuple[Value, tuple[int, ...]] | None:

@@ -102,9 +102,11 @@ def _sink(n: Node) -> Value | None:
             return _alone(n)
         case "gather" if n.inputs[0].node.op == "transpose" and n.inputs[1].type.rank == 1:
             return _gather(n)
+        case "softmax" | "log_softmax" | "layer_norm" | "rms_norm":
+            return _rows(n)
         case _ if kind == "pointwise":
             return _together(n, {})
-        case _ if kind == "reduction":
+        case _ if kind == "reduction" or n.op == "log_sum_exp":
             return _reduction(n)
     return None
 
@@ -146,6 +148,22 @@ def _reduction(n: Node) -> Value | None:
         return transposed(inner, perm, n.loc)
     left = [k for k in range(x.type.rank) if k not in axes]
     return transposed(inner, [left.index(k) for k in perm if k in left], n.loc)
+
+
+def _rows(n: Node) -> Value | None:
+    """Through a computation on rows, unless its rows are contiguous only with the transpose before it."""
+    found = _source(n)
+    if found is None:
+        return None
+    x, perm = found
+    axis, last = n.attrs["axis"], x.type.rank - 1
+    if n.op in ("layer_norm", "rms_norm"):  # over all axes from `axis` on: these must be the last ones of x too
+        if perm[axis:] != tuple(range(axis, last + 1)):
+            return None
+    elif axis == last and perm[axis] != last:
+        return None
+    inner = apply_node(n.op, (x, *n.inputs[1:]), {**n.attrs, "axis": perm[axis]}, n.loc)
+    return transposed(inner.outputs[0], perm, n.loc)
 
 
 def _gather(n: Node) -> Value:

@@ -29,6 +29,7 @@ CANCEL = {
     "an upsampling by reshapes": "%a = reshape(%t, shape=[n,3,4,1,5,1])\n%b = broadcast_to(%a, shape=[n,3,4,2,5,2])\n"
     "%r = reshape(%b, shape=[n,3,8,10])",
     "a reshape and back": "%a = reshape(%t, shape=[n,3,20])\n%b = exp(%a)\n%r = reshape(%b, shape=[n,3,4,5])",
+    "a softmax over channels, which lie together without it": "%r = softmax(%t, axis=1)",
     "a broadcast over a new axis": "%a = broadcast_to(%t, shape=[2,n,3,4,5])\n%r = reduce_sum(%a, axes=[0], keepdims=false)",
 }
 
@@ -61,6 +62,8 @@ STOPS = {
     "differently transposed operands": "%u = transpose(%z, perm=[1,2,0])\n%y = add(%t, %u)",
     "a contraction": "%y = matmul(%t, %z)",
     "a reshape that tears axes apart": "%y = reshape(%t, shape=[9,3])",
+    "a softmax whose rows it makes contiguous": "%y = softmax(%t, axis=2)",
+    "a norm over axes that it moves": "%y = layer_norm(%t, const<f32[3] [1.0,2.0,3.0]>, axis=2)",
     "a small operand of a large result": "%m = slice(%t, starts=[0,0,0], stops=[1,3,3], steps=[1,1,1])\n%y = add(%m, %z)",
 }
 
