@@ -87,6 +87,7 @@ class Emitter:
         self.symbols: dict[str, Val] = {}
         self.buffers: dict[int, str] = {}  # id(Buf) -> pointer
         self._impure: dict[int, bool] = {}
+        self._alive: list[Expr] = []  # expressions whose ids are keys here must not be collected
         self._coefficients: dict[tuple[int, int], Expr | None] = {}
 
     # --- text ---------------------------------------------------------------------------------------------------------------
@@ -167,6 +168,7 @@ class Emitter:
     def value(self, e: Expr, base: bool = False) -> Val:
         """The value of an expression.  With `base`, the lane variable counts as 0 and the result is a scalar."""
         base = base and self.vector is not None
+        self._alive.append(e)
         stack: list[tuple[Expr, bool]] = [(e, False)]
         while stack:  # operands first, without recursion: fused expressions can be deep
             x, ready = stack.pop()

@@ -284,12 +284,15 @@ class _Planner:
             steps.append(Copy(self._use(self._ref(v)), self._use(state), _bytes(v.type)))
             self.refs[inner] = state
             states.append(state)
-        for k, (v, inner) in enumerate(zip(node.inputs[count:], body.inputs[1 + count :], strict=True)):
+        sequences = len(node.inputs) - count - node.attrs.get("captures", 0)
+        for v, inner in zip(node.inputs[count + sequences :], body.inputs[1 + count + sequences :], strict=True):
+            self.refs[inner] = self._use(self._ref(v))
+        moved = zip(node.inputs[count : count + sequences], body.inputs[1 + count : 1 + count + sequences], strict=True)
+        for k, (v, inner) in enumerate(moved):
             backwards = bool(reverse[k]) if k < len(reverse) else False
             self.refs[inner] = _moving(self._use(self._ref(v)), number, _bytes(inner.type), length, backwards)
         moving: dict[Value, Ref] = {}
         stacked = []
-        sequences = len(node.inputs) - count
         for k, (result, inner) in enumerate(zip(node.outputs[count:], body.outputs[count:], strict=True)):
             position = sequences + k
             backwards = bool(reverse[position]) if position < len(reverse) else False

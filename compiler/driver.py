@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from ..ir.text import to_text
 from ..passes.fuse import fuse
 from ..passes.pin import pin
 from ..passes.pipeline import optimize
-from .artifact import saver
+from .artifact import save
 from .model import Model
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
@@ -59,7 +60,7 @@ def compile(
     Raises ModelError, UnsupportedOp, ShapeError or TargetError for what cannot be compiled.
     """
     result = compile_native(model, target=target, dims=dims, progress=progress)
-    return Model(load_native(result.native, threads), saver(result.native))
+    return Model(load_native(result.native, threads), partial(save, result.native))
 
 
 def graph_of(model: Any, dims: Mapping[str, int] | None = None) -> Graph:
