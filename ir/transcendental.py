@@ -3,9 +3,9 @@
 A function is f(s, x), x of dtype f32 or f64 (pow: f(s, x, y)); callers widen narrower floats.  There are no branches, tables in
 memory or library calls: an expression becomes vector code wherever + - * / fma sqrt, comparisons and integer shifts do.
 
-exp log tanh erf of f32 stay in f32.  The others are rarer in networks or need more digits inside: their f32 forms compute in f64,
-with polynomials only as long as f32 needs.  Within 2 ulp for f32, 4 ulp for f64; the exception is sin, cos
-and tan of |x| >= 2**48, where f64 arithmetic no longer knows the phase: they are NaN.
+exp log tanh erf of f32 stay in f32.  The others are rarer in networks or need more digits inside: their f32 forms compute in
+f64, with polynomials only as long as f32 needs.  Results are within 2 ulp for f32 and 4 ulp for f64 everywhere, except sin, cos
+and tan of |x| >= 2**48: f64 arithmetic does not know the phase there, and says so with NaN.
 
 How a table of coefficients was found stands beside it: `minimax` is Remez exchange (f64) or linear programming on a dense grid,
 rounding one coefficient after another and refitting the rest (f32), always for the relative error of the whole function.
@@ -36,7 +36,7 @@ class _Format:
 
     @property
     def rounder(self) -> float:
-        """rounder + v has rint(v) in its low bits, for |v| < 2**(mantissa - 1); `bias` there makes it a ready exponent field."""
+        """rounder + v has rint(v) + bias in its low bits, an exponent field ready to shift, for |v| < 2**(mantissa - 1)."""
         return 1.5 * 2.0**self.mantissa + self.bias
 
 
@@ -57,7 +57,10 @@ _HALF_PI = (1.5707963267948966, 6.123233995736765e-17, 1.0828566739219139e-32)
 
 # (exp(r) - 1 - r) / r**2 on |r| <= ln 2: minimax, 2**-26.0 and 2**-56.5
 _EXP = {
-    f32: (0.5000003576278687, 0.1666661649942398, 0.04166121035814285, 0.008335999213159084, 0.0014105279697105289, 0.00019623598200269043),
+    f32: (
+        0.5000003576278687, 0.1666661649942398, 0.04166121035814285, 0.008335999213159084, 0.0014105279697105289,
+        0.00019623598200269043,
+    ),
     f64: (
         0.4999999999999993, 0.1666666666666694, 0.04166666666670236, 0.008333333333269419, 0.0013888888883543703,
         0.00019841269893100974, 2.4801590846822608e-05, 2.755730056384171e-06, 2.755615430194982e-07, 2.5055042566137957e-08,
@@ -109,8 +112,9 @@ _LOG = {
 
 # the same where f64 arithmetic ends in an f32 result (pow multiplies the error by up to 89): minimax, 2**-35.7
 _LOG_FOR_F32 = (
-    -0.5000000002177379, 0.3333333405157843, -0.24999994779070253, 0.1999989720860321, -0.16666929384368467, 0.14290605527275066,
-    -0.12497403489454588, 0.11009105373727633, -0.09926901346922626, 0.10017974531490767, -0.09875753549489394, 0.05358637798196796,
+    -0.5000000002177379, 0.3333333405157843, -0.24999994779070253, 0.1999989720860321, -0.16666929384368467,
+    0.14290605527275066, -0.12497403489454588, 0.11009105373727633, -0.09926901346922626, 0.10017974531490767,
+    -0.09875753549489394, 0.05358637798196796,
 )  # fmt: skip
 
 # (2 atanh(v) - 2 v - 2/3 v**3) / v**5 over v**2, |v| <= (sqrt(2) - 1) / (sqrt(2) + 1): minimax, 2**-73 of the logarithm
@@ -384,7 +388,7 @@ def acos(s: Any, x: Expr) -> Expr:
 
 
 def tanh(s: Any, x: Expr) -> Expr:
-    """h / (1 - h) with 2 h = 1 - exp(-2|x|), found without cancellation; h and 1 - h are rounded apart, else their errors add up."""
+    """h / (1 - h) with 2 h = 1 - exp(-2|x|), without cancellation; h and 1 - h are rounded apart, else their errors add up."""
     form = _FORMATS[x.dtype]
     a = _at_most(s, s.abs(x), form.tanh_limit)
     rounded = s.fma(a, -2.0 / _LN2, form.rounder)
@@ -397,7 +401,7 @@ def tanh(s: Any, x: Expr) -> Expr:
 
 
 def erf(s: Any, x: Expr) -> Expr:
-    """1 - exp(-z) with z = |x| times a polynomial in |x|, as q (1 - exp(-r)) + (1 - q) with q = 2**n: no cancellation near 0."""
+    """1 - exp(-z), z = |x| times a polynomial in |x|, as q (1 - exp(-r)) + (1 - q) with q = 2**n: no cancellation near 0."""
     form = _FORMATS[x.dtype]
     a = _at_most(s, s.abs(x), form.erf_limit)
     z = s.fma(a, _polynomial(s, a, _ERF[x.dtype]), a)
