@@ -26,6 +26,7 @@ from .kernel import Params, access, const, function, loops, parameters, spread
 
 BLOCK_BYTES = 1 << 20  # of packed panels that one sweep over the rows reads: they stay in the second-level cache
 UNROLL_K = 4
+FEW_ROWS_SUMS = 8  # vectors of sums that hide the latency of a multiply-add
 ALIAS_BYTES = 4096  # rows this far apart share one set of the first-level cache
 
 
@@ -277,14 +278,20 @@ class _Contract:
                 base.append(pointer)
         panel0 = names.var("panels")
         statements.append(Let(panel0, what.b_panel(place.batch)))
-        p = names.var("p")
-        panel = place.block_index * size_expr(place.block) + p
         count: Expr = size_expr(place.block)
         if place.blocks > 1:
             count = binary("min", count, size_expr(place.full) - place.block_index * size_expr(place.block))
-        body = self._micro(rows, first, buffer, base, moves, panel0, panel, place.batch, None)
-        if not (isinstance(count, Const) and count.value == 0):
-            statements.append(For(p, count, tuple(body)))
+        group = max(1, FEW_ROWS_SUMS // (rows * tile.vectors))  # a tile of few rows takes several panels at once
+        done: Expr = const(0)
+        for size in (group, 1) if group > 1 else (1,):
+            groups = (count - done) // size
+            if isinstance(groups, Const) and groups.value == 0:
+                continue
+            p = names.var("p")
+            panel = place.block_index * size_expr(place.block) + done + p * size
+            body = self._micro(rows, first, buffer, base, moves, panel0, panel, place.batch, None, size)
+            statements.append(For(p, groups, tuple(body)))
+            done = groups * size
         width = size_expr(tile.width)
         left = size_expr(what.n) % width
         if not (isinstance(left, Const) and left.value == 0):
@@ -319,11 +326,14 @@ class _Contract:
 
     def _micro(
         self, rows: int, first: Expr, buffer: Buf, base: Sequence[Expr], moves: Sequence[Dim],
-        panel0: Expr, panel: Expr, batch: Index, limit: Expr | None,
+        panel0: Expr, panel: Expr, batch: Index, limit: Expr | None, panels: int = 1,
     ) -> list[Stmt]:  # fmt: skip
-        """The register tile: zero it, sum over k, run the epilogue and store.  `limit`: columns of the last panel, None for all."""
+        """The register tile over `panels` panels: zero it, sum over k, run the epilogue and store.
+
+        limit: how many columns of the last panel there are, None for all.
+        """
         what, names, tile = self.what, self.names, self.tile
-        vectors = tile.vectors
+        vectors = tile.vectors * panels
         if isinstance(limit, Const):
             vectors = -(-int(limit.value) // tile.lanes)
         width = vectors * tile.lanes
@@ -345,7 +355,9 @@ class _Contract:
                 a = LOOPS.cast(Load(buffer, base[q] + a_offset), self.dtype)
                 for j in range(vectors):
                     v = names.var("v")
-                    b = LOOPS.cast(Load(self.panels, b_offset + j * tile.lanes + v), self.dtype)
+                    in_panel, column = divmod(j, tile.vectors)
+                    moved = size_expr(self.depth * (in_panel * tile.width)) + column * tile.lanes
+                    b = LOOPS.cast(Load(self.panels, b_offset + moved + v), self.dtype)
                     at = const(q * width + j * tile.lanes) + v
                     old = Load(acc, at)
                     total = LOOPS.fma(a, b, old) if self.dtype.is_float else old + a * b
