@@ -20,7 +20,7 @@ from onnx import AttributeProto, GraphProto, NodeProto
 from ...ir.dims import Dim, DimExpr, parse_dim, substitute, symbol, symbols_of
 from ...ir.errors import ModelError, OctavoError, ShapeError, UnsupportedOp
 from ...ir.graph import Graph, Node, Value, const_value, input_value
-from ...ir.types import TensorType
+from ...ir.types import TensorType, dtype_of
 from . import operators as _operators  # noqa: F401  (registers the importers)
 from .files import ONNX_TYPES, element_type, message_name, read_model, sparse_to_array, tensor_shape, to_array
 from .registry import TRACKED, Importer, Optional_, Sequence_, Site, Tensor, importer_of
@@ -580,3 +580,16 @@ def check_model(model: Model) -> list[Unsupported]:
         if not importer.report:
             raise
     return importer.report
+
+
+def model_of_node(node: NodeProto, arrays: Sequence[np.ndarray], opset: int | None = None) -> onnx.ModelProto:
+    """A model of this node alone, for inputs like these arrays; its outputs are whatever the node gives."""
+    given = [name for name in node.input if name]
+    if len(given) != len(arrays):
+        raise ModelError(f"node {node.name!r} ({node.op_type}) takes {len(given)} inputs, got {len(arrays)}")
+    types = zip(given, arrays, strict=True)
+    inputs = [onnx.helper.make_tensor_value_info(name, ONNX_TYPES[dtype_of(a.dtype)], a.shape) for name, a in types]
+    outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in node.output if name]
+    graph = onnx.helper.make_graph([node], node.op_type, inputs, outputs)
+    version = opset or (onnx.defs.onnx_opset_version() if not node.domain else 1)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid(node.domain, version)])
