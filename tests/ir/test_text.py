@@ -48,7 +48,7 @@ ATTRIBUTES = {
     "none": None,
     "strings": ('a"b\\', "line\nline", "; not a comment", "%x) : f32[1]", "é\u2028\0", ""),
     "dims": (symbol("batch"), 2 * symbol("s") + 1, symbol("s") // 2 * 3 - symbol("s") % 4, -floordiv(symbol("a"), 7)),
-    "named_like_something_else": tuple(symbol(n) for n in ("f32", "true", "inf", "nan", "none", "const", "graph", "dim", "max")),
+    "named_like_something_else": tuple(map(symbol, ("f32", "true", "inf", "nan", "none", "const", "graph", "dim", "max"))),
     "dtypes": tuple(DTYPES.values()),
     "nested": ((), (1, (2.0, ("x",))), ((),)),
 }
