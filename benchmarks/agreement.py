@@ -9,7 +9,10 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,6 @@ from ..compiler.compare import relative_error
 from ..compiler.driver import compile
 from ..compiler.progress import report
 from ..compiler.verify import run_onnxruntime
-from ..ir.errors import OctavoError
 from .c_runner import CRunner
 from .feeds import Feeds, feeds
 from .fetch import Resource
@@ -61,7 +63,7 @@ def agree(resource: Resource, onnx: Path) -> Agreement:
             loaded = load(artifact)
             errors.append(_worst(lambda one: loaded.run(None, one), given, expected))
             errors.append(_worst(CRunner(artifact, Path(folder)), given, expected))
-    except OctavoError as e:
+    except Exception as e:  # a fault of the compiler belongs into the report too
         return Agreement(resource.name, compile_s, sizes, tuple(errors), resource.tolerance, f"{type(e).__name__}: {e}")
     return Agreement(resource.name, compile_s, sizes, tuple(errors), resource.tolerance)
 
@@ -71,7 +73,12 @@ def agree_all(wanted: Sequence[Resource], files: dict[str, Path]) -> list[Agreem
     rows = []
     for k, resource in enumerate(wanted):
         report(resource.name, k, len(wanted))
-        rows.append(agree(resource, files[resource.name]))
+        # In a process of its own: code that crashes ends one row, not the table.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            try:
+                rows.append(process.submit(agree, resource, files[resource.name]).result())
+            except BrokenProcessPool:
+                rows.append(Agreement(resource.name, 0.0, (), (), resource.tolerance, "the process crashed"))
     return rows
 
 

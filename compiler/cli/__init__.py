@@ -12,8 +12,11 @@ import traceback
 import click
 
 from ... import __version__
+from ...ir import config
 from ...ir.errors import InternalError, OctavoError
 from .terminal import Terminal
+
+INTERRUPTED = 130  # as shells count it: 128 and the number of the signal
 
 # Imported only when called, so that `octavo run` of an artifact starts with NumPy alone.
 _COMMANDS = {
@@ -42,22 +45,24 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         """Run the command; whatever it raises becomes a message and an exit code."""
         terminal = ctx.obj = Terminal()
-        code = 1
         try:
             return super().invoke(ctx)
-        except OctavoError as e:
-            internal = " (a fault of Octavo: please report it)" if isinstance(e, InternalError) else ""
-            terminal.fail(type(e).__name__, f"{e}{internal}")
-        except KeyboardInterrupt:
-            terminal.fail("Interrupted", "interrupted; no partial file was left")
-            code = 130
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except KeyboardInterrupt:
+            terminal.fail("Interrupted", "interrupted; no partial file was left")
+            sys.exit(INTERRUPTED)
         except Exception as e:
-            terminal.fail(type(e).__name__, f"{type(e).__name__}: {e}{'' if terminal.verbose else ' (-v shows where)'}")
-        if terminal.verbose:
-            traceback.print_exc()
-        sys.exit(code)
+            terminal.fail(type(e).__name__, _message(e))
+            if terminal.verbose or config.debug():
+                traceback.print_exc()
+            sys.exit(1)
+
+
+def _message(e: Exception) -> str:
+    if isinstance(e, OctavoError | OSError) and not isinstance(e, InternalError):
+        return str(e)
+    return f"{type(e).__name__}: {e}\nThis is a fault of Octavo: please report it, with what -v prints"
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)

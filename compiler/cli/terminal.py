@@ -117,17 +117,18 @@ def _console(stream: Any) -> Console:
 def _lines(title: str, as_json: bool) -> Callable[[Step], None]:
     """A listener that prints a plain line (or a JSON object) at most every `PATIENCE` seconds, with the time left."""
     started = last = time.monotonic()
-    stage, since = "", started
+    since, first = started, Step("", 0, 0)  # when and where the count that now runs began
 
     def show(step: Step) -> None:
-        nonlocal last, stage, since
+        nonlocal last, since, first
         now = time.monotonic()
-        if step.stage != stage:
-            stage, since = step.stage, now
+        if step.total != first.total or step.done < first.done:
+            since, first = now, step
         if now - last < PATIENCE:
             return
         last = now
-        left = (now - since) / step.done * (step.total - step.done) if step.done and step.total else None
+        steps = step.done - first.done
+        left = (now - since) / steps * (step.total - step.done) if steps and step.total else None
         if as_json:
             line = {"progress": title, "stage": step.stage, "done": step.done, "total": step.total, "left_s": left}
             print(json.dumps(line), file=sys.stderr, flush=True)

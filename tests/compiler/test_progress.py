@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from octavo.compiler.cli import terminal as terminal_module
@@ -24,10 +25,13 @@ def test_progress_is_plain_lines_on_stderr_when_it_is_no_terminal(
 ) -> None:
     monkeypatch.setattr(terminal_module, "PATIENCE", 0.0)
     with Terminal().progress("compile"):
+        report("kernels", 0, 4)
         report("kernels", 1, 4)
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("compile: kernels 1/4, ")
+    first, second = captured.err.splitlines()
+    assert first == "compile: kernels 0/4"
+    assert re.fullmatch(r"compile: kernels 1/4, \d+ s left", second)
 
 
 def test_progress_is_json_lines_with_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
