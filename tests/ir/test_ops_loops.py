@@ -1,11 +1,13 @@
-"""The hand-written loops of opaque ops, run by a small interpreter of the loop IR: they compute what the reference does.
+"""What ops mean as loop code, run by a small interpreter of the loop IR: it is what the reference computes.
 
-The interpreter faults on every access outside a buffer, and fills scratch memory with rubbish.
+Loops of opaque ops run whole; pointwise, index and reduction definitions run over loop expressions.  The interpreter faults on
+every access outside a buffer, and fills scratch memory with rubbish.
 """
 
 import numpy as np
 import pytest
-
+from octavo.ir.dims import evaluate_dim
+from octavo.ir.evaluate import run_op
 from octavo.ir.loops import (
     Alloc,
     Bitcast,
@@ -23,12 +25,12 @@ from octavo.ir.loops import (
     Tensor,
     Var,
     While,
+    as_expr,
     children,
+    size_expr,
 )
-from octavo.ir.dims import evaluate_dim
-from octavo.ir.evaluate import run_op
 from octavo.ir.ops.registry import OPS
-from octavo.ir.scalar import NUMPY
+from octavo.ir.scalar import LOOPS, NUMPY, compute_dtype
 from octavo.ir.types import TensorType, bool_, dtype_of
 
 BINARY = {
@@ -43,12 +45,16 @@ BINARY = {
     "max": np.maximum,
     "and": lambda a, b: a & b,
     "or": lambda a, b: a | b,
+    "xor": lambda a, b: a ^ b,
+    "shl": lambda a, b: a << b,
+    "shr": lambda a, b: a >> b,
     "lt": lambda a, b: a < b,
     "le": lambda a, b: a <= b,
     "eq": lambda a, b: a == b,
     "ne": lambda a, b: a != b,
 }
-UNARY = {"neg": lambda a: -a, "not": lambda a: ~a, "abs": abs}
+UNARY = {"neg": lambda a: -a, "not": lambda a: ~a, "abs": abs, "sqrt": np.sqrt, "floor": np.floor, "ceil": np.ceil}
+UNARY |= {"rint": np.rint, "trunc": np.trunc}
 
 
 class Machine:
@@ -80,6 +86,8 @@ class Machine:
                 return NUMPY.bitcast(self.value(e.x, seen), e.dtype)[()]
             case Op(name="where"):
                 return self.value(e.args[1] if self.value(e.args[0], seen) else e.args[2], seen)
+            case Op(name="fma"):
+                return NUMPY.fma(*(self.value(c, seen) for c in children(e)))[()]
             case Op():
                 values = [self.value(c, seen) for c in children(e)]
                 function = BINARY[e.name] if len(values) == 2 else UNARY[e.name]
@@ -138,6 +146,87 @@ def test_the_loops_compute_what_the_reference_does(definition, sample):
         expected = run_op(definition, sample.inputs, sample.attrs)
     for t, want in zip(outs, expected, strict=True):
         np.testing.assert_array_equal(memory[t.buf].reshape(want.shape), want)
+
+
+class LoopReader:
+    """An operand of an index op over loop expressions."""
+
+    def __init__(self, tensor):
+        self.tensor, self.shape = tensor, tuple(size_expr(d) for d in tensor.shape)
+
+    def __getitem__(self, at):
+        return self.tensor[at]
+
+    def at(self, at, where, other=0):
+        return self.tensor.at(at, as_expr(where, bool_), other)
+
+
+def samples_of(*kinds):
+    for name, definition in sorted(OPS.items()):
+        if definition.kind in kinds:
+            for k, sample in enumerate(definition.samples(np.random.default_rng(7))):
+                yield pytest.param(definition, sample, id=f"{name}-{k}")
+
+
+def some_indices(shape, count=12):
+    """The first and last index and others drawn at random."""
+    size = int(np.prod(shape))
+    flat = {0, size - 1, *np.random.default_rng(3).integers(0, size, count).tolist()} if size else ()
+    return [np.unravel_index(k, shape) for k in sorted(flat)]
+
+
+@pytest.mark.parametrize(("definition", "sample"), samples_of("index"))
+def test_index_ops_read_the_same_elements_as_loop_code(definition, sample):
+    types = tuple(TensorType(dtype_of(a.dtype), a.shape) for a in sample.inputs)
+    out = definition.infer(types, **sample.attrs)[0]
+    tensors = [Tensor(Buf(f"x{k}", t.dtype), t.shape) for k, t in enumerate(types)]
+    machine = Machine({t.buf: np.array(a).reshape(-1) for t, a in zip(tensors, sample.inputs, strict=True)}, {})
+    index = tuple(Var(f"i{k}") for k in range(out.rank))
+    e = definition.fn(LOOPS, index, *map(LoopReader, tensors), types=types, out=out, **sample.attrs)
+    (expected,) = run_op(definition, sample.inputs, sample.attrs)
+    for at in some_indices(out.shape):
+        machine.variables = {f"i{k}": np.int64(v) for k, v in enumerate(at)}
+        np.testing.assert_array_equal(machine.value(e, {}), expected[tuple(at)])
+
+
+@pytest.mark.parametrize(("definition", "sample"), samples_of("pointwise"))
+def test_pointwise_ops_compute_the_same_as_loop_code(definition, sample):
+    types = tuple(TensorType(dtype_of(a.dtype), a.shape) for a in sample.inputs)
+    out = definition.infer(types, **sample.attrs)[0]
+    scalars = [LOOPS.cast(Var(f"x{k}", t.dtype), compute_dtype(t.dtype)) for k, t in enumerate(types)]
+    e = LOOPS.cast(definition.fn(LOOPS, *scalars, **sample.attrs), out.dtype)
+    (expected,) = run_op(definition, sample.inputs, sample.attrs)
+    operands = [np.broadcast_to(a, expected.shape) for a in sample.inputs]
+    machine = Machine({}, {})
+    tolerance = {"f64": 1e-13, "f32": 3e-6}.get(out.dtype.name, 2e-3) if out.dtype.is_float else 0
+    for at in some_indices(expected.shape):
+        machine.variables = {f"x{k}": a[at] for k, a in enumerate(operands)}
+        with np.errstate(all="ignore"):
+            got = machine.value(e, {})
+        np.testing.assert_allclose(np.float64(got), np.float64(expected[at]), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("definition", "sample"), samples_of("reduction"))
+def test_reductions_merge_interleaved_parts(definition, sample):
+    (x,), axes = sample.inputs, sample.attrs["axes"]
+    monoid, dtype = definition.reduction, dtype_of(x.dtype)
+    (expected,) = run_op(definition, sample.inputs, sample.attrs | {"keepdims": False})
+    kept = [k for k in range(x.ndim) if k not in axes]
+    rows = np.transpose(x, (*kept, *axes)).reshape(*expected.shape, -1)
+    tolerance = {8: 1e-12, 4: 2e-5, 2: 3e-3}[x.itemsize] if dtype.is_float and expected.dtype == x.dtype else 0
+    with np.errstate(all="ignore"):
+        for at in some_indices(expected.shape, 3) if expected.shape else [()]:
+            parts = []
+            for lane in range(4):  # as vector lanes do: lane l folds the elements l, l + 4, ...
+                wide = [d.np.type(v) for d, v in zip(monoid.state_dtypes(dtype), monoid.init(dtype), strict=True)]
+                for k in range(lane, rows.shape[-1], 4):
+                    wide = monoid.step(NUMPY, wide, compute_dtype(dtype).np.type(rows[at][k]), np.int64(k))
+                parts.append(wide)
+            merged = parts[3]
+            for part in parts[:3]:
+                merged = monoid.merge(NUMPY, merged, part)
+            got = np.asarray(monoid.finish(NUMPY, merged)).astype(expected.dtype)
+            np.testing.assert_allclose(np.float64(got), np.float64(expected[at]), rtol=tolerance, atol=tolerance)
 
 
 def test_parallel_loops_are_outermost():
