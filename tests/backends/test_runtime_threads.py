@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import subprocess
 import sys
 import textwrap
@@ -11,7 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from octavo.backends.runtime import threads
+from octavo.backends.runtime import native, threads
 from octavo.backends.runtime.native import jit_pool
 from octavo.ir.errors import OctavoError, TargetError
 
@@ -101,6 +102,41 @@ def test_callers_at_the_same_time_all_finish():
     for c in callers:
         c.join()
     assert not wrong
+
+
+_MODE = """
+declare void @llvm.x86.sse.stmxcsr(ptr)
+declare void @llvm.x86.sse.ldmxcsr(ptr)
+define void @mode_body(ptr %out, i64 %begin, i64 %end, i32 %worker) {
+  %at = getelementptr i32, ptr %out, i64 %begin
+  call void @llvm.x86.sse.stmxcsr(ptr %at)
+  ret void
+}
+define void @mode_run(ptr %loop, ptr %pool, ptr %out, i32 %mode) {
+  %old = alloca i32
+  %new = alloca i32
+  call void @llvm.x86.sse.stmxcsr(ptr %old)
+  store i32 %mode, ptr %new
+  call void @llvm.x86.sse.ldmxcsr(ptr %new)
+  call void %loop(ptr %pool, ptr @mode_body, ptr %out, i64 64)
+  call void @llvm.x86.sse.ldmxcsr(ptr %old)
+  ret void
+}
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="reads the control register of x86-64")
+def test_workers_compute_in_the_mode_of_the_caller():
+    address, owner = native._link([_MODE], ["mode_run"])
+    assert owner
+    run = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3, ctypes.c_int32)(address)
+    pool, seen = Pool(2), (ctypes.c_int32 * 64)()
+    loop, _ = ctypes.cast(pool.share.address, ctypes.POINTER(ctypes.c_void_p * 2)).contents
+    for mode in (0x1F80, 0x9FC0):  # the default; subnormals flushed
+        for _ in range(50):
+            run(loop, pool.pool, seen, mode)
+            modes = {m & ~0x3F for k, m in enumerate(seen) if k % 8 == 0}  # eight chunks; the low bits are sticky flags
+            assert modes <= {mode & ~0x3F}
 
 
 def test_pools_can_be_made_and_ended():
