@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,7 +26,7 @@ LEAVES = ("input", "const", "variable")
 class Constant:
     """A read-only array as an attribute value: equal and hashed by its contents (SHA-256, computed once when asked for)."""
 
-    __slots__ = ("array", "dtype", "_digest")
+    __slots__ = ("_digest", "array", "dtype")
 
     def __init__(self, array: np.ndarray, dtype: DType | None = None):
         array = np.asarray(array)
@@ -78,7 +78,7 @@ class Node:
 
     @property
     def outputs(self) -> tuple[Value, ...]:
-        return tuple(Value(self, k) for k in range(len(self.types)))
+        return (Value(self),) if len(self.types) == 1 else tuple(Value(self, k) for k in range(len(self.types)))
 
     def with_inputs(self, inputs: Sequence[Value]) -> Node:
         """The same operation on other inputs of the same types."""
@@ -115,6 +115,23 @@ class Value:
     def array(self) -> np.ndarray:
         """The contents of a `const`."""
         return self.node.attrs["value"].array
+
+    if TYPE_CHECKING:  # `ir/ops/operators.py` defines them, a floor above
+
+        def __add__(self, other: Any) -> Value: ...
+        def __radd__(self, other: Any) -> Value: ...
+        def __sub__(self, other: Any) -> Value: ...
+        def __rsub__(self, other: Any) -> Value: ...
+        def __mul__(self, other: Any) -> Value: ...
+        def __rmul__(self, other: Any) -> Value: ...
+        def __truediv__(self, other: Any) -> Value: ...
+        def __rtruediv__(self, other: Any) -> Value: ...
+        def __pow__(self, other: Any) -> Value: ...
+        def __rpow__(self, other: Any) -> Value: ...
+        def __matmul__(self, other: Any) -> Value: ...
+        def __rmatmul__(self, other: Any) -> Value: ...
+        def __neg__(self) -> Value: ...
+        def __getitem__(self, key: Any) -> Value: ...
 
     def __repr__(self) -> str:
         return f"{self.node!r}" + (f"#{self.index}" if self.index else "")
@@ -251,28 +268,27 @@ def rewrite(graph: Graph, rule: Rule) -> Graph:
     `rule(node, inputs)` gets the node as it was and its operands as they are now; it returns the replacement (a Value, or a
     sequence of one Value per result) or None to keep the operation.  Returns the same graph object when nothing changed.
     """
-    new: dict[Node, tuple[Value, ...]] = {}
-    changed = False
+    new: dict[Node, tuple[Value, ...]] = {}  # a node that is not in it stands for itself
     for node in graph.nodes:
-        inputs = tuple(new[v.node][v.index] for v in node.inputs)
+        inputs = tuple([v if (now := new.get(v.node)) is None else now[v.index] for v in node.inputs]) if new else node.inputs
         try:
             result = rule(node, inputs)
         except Exception as e:
             if not hasattr(e, "node"):
                 e.node = node  # type: ignore[attr-defined]  # so that the pass manager can name it
             raise
-        if result is None:
-            same = all(a.node is b.node and a.index == b.index for a, b in zip(inputs, node.inputs, strict=True))
-            new[node] = node.outputs if same else node.with_inputs(inputs).outputs
-        else:
-            new[node] = (result,) if isinstance(result, Value) else tuple(result)
-            changed = changed or new[node] != node.outputs
-    if not changed:
+        if result is not None:
+            replacement = (result,) if isinstance(result, Value) else tuple(result)
+            if replacement != node.outputs:
+                new[node] = replacement
+        elif inputs != node.inputs:
+            new[node] = node.with_inputs(inputs).outputs
+    if not new:
         return graph
     for v in (*graph.inputs, *graph.updates):
-        if new[v.node][0].node is not v.node and v.node.op != "variable":
+        if v.node in new and v.node.op != "variable":
             raise ModelError(f"a rewrite replaced the graph input {v!r}; substitute inputs with `inline`")
-    return graph.with_roots([new[v.node][v.index] for v in graph.roots])
+    return graph.with_roots([new[v.node][v.index] if v.node in new else v for v in graph.roots])
 
 
 def inline(graph: Graph, arguments: Sequence[Value]) -> tuple[Value, ...]:

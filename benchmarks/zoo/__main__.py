@@ -1,4 +1,4 @@
-"""`python -m octavo.benchmarks.zoo`: list the zoo, check it against onnxruntime (`--verify`), write it as ONNX files (`--export`)."""
+"""`python -m octavo.benchmarks.zoo`: list the zoo, compare it with onnxruntime (`--verify`), write ONNX files (`--export`)."""
 
 from __future__ import annotations
 

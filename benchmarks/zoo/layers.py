@@ -88,7 +88,7 @@ def conv_bn(
 
 
 def relu6(x: Value) -> Value:
-    return ops.clip(x, const_value(np.float32(0)), const_value(np.float32(6)))
+    return ops.clip(x, 0.0, 6.0)
 
 
 def max_pool(x: Value, kernel: int, stride: int) -> Value:
@@ -138,7 +138,7 @@ def self_attention(w: Weights, x: Value, heads: int, *, mask: Value | None = Non
     q = head_major(linear(w, x, dim), (0, 2, 1, 3))
     k = head_major(linear(w, x, dim), (0, 2, 3, 1))
     v = head_major(linear(w, x, dim), (0, 2, 1, 3))
-    scores = ops.mul(ops.matmul(q, k), const_value(np.float32(1 / math.sqrt(dim // heads))))
+    scores = ops.matmul(q, k) * (1 / math.sqrt(dim // heads))
     if mask is not None:
         scores = ops.add(scores, mask)
     mixed = ops.matmul(ops.softmax(scores, axis=3), v)

@@ -22,8 +22,8 @@ def bert(name: str, layers: int, dim: int, heads: int, *, sequence: int = 128, v
         batch = input_ids.shape[0]
         x = ops.add(embedding(w, input_ids, vocabulary, dim), embedding(w, token_type_ids, 2, dim))
         x = layer_norm(w, ops.add(x, w.normal(1, sequence, dim, std=0.5)), epsilon=1e-12)
-        ignored = ops.sub(const_value(np.float32(1)), ops.cast(attention_mask, to=f32))
-        mask = ops.reshape(ops.mul(ignored, const_value(np.float32(-10000))), shape=(batch, 1, 1, sequence))
+        ignored = 1.0 - ops.cast(attention_mask, to=f32)
+        mask = ops.reshape(ignored * -10000.0, shape=(batch, 1, 1, sequence))
         for _ in range(layers):
             x = layer_norm(w, ops.add(x, self_attention(w, x, heads, mask=mask)), epsilon=1e-12)
             x = layer_norm(w, ops.add(x, feed_forward(w, x, 4 * dim)), epsilon=1e-12)

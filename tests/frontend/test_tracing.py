@@ -6,7 +6,6 @@ from functools import partial
 
 import numpy as np
 import pytest
-
 from octavo.frontend.tracing import spec, trace
 from octavo.ir import ops
 from octavo.ir.dims import symbol
@@ -41,7 +40,7 @@ def test_a_bad_shape_is_explained(shape: object, message: str):
 
 
 def test_an_unknown_dtype_lists_the_known():
-    with pytest.raises(ModelError, match="no dtype 'float33'; known: .*f32"):
+    with pytest.raises(ModelError, match=r"no dtype 'float33'; known: .*f32"):
         spec("float33", (1,))
 
 
@@ -129,12 +128,12 @@ def test_a_branch_on_a_value_is_an_error_that_says_what_to_write():
             return x
         return ops.neg(x)
 
-    with pytest.raises(ModelError, match="has no truth value.*octavo.ops.where"):
+    with pytest.raises(ModelError, match=r"has no truth value.*octavo\.ops\.where"):
         trace(branch, VECTOR)
 
 
 def test_numpy_functions_on_values_are_an_error():
-    with pytest.raises(ModelError, match="octavo.ops"):
+    with pytest.raises(ModelError, match=r"octavo\.ops"):
         trace(lambda x: np.asarray(x), VECTOR)
     with pytest.raises(TypeError):
         trace(lambda x: np.exp(x), VECTOR)
@@ -164,9 +163,9 @@ def test_specs_must_fit_the_parameters():
     def f(x: Value) -> Value:
         return x
 
-    with pytest.raises(ModelError, match="f: the specs do not fit the function's parameters: missing a required argument: 'x'"):
+    with pytest.raises(ModelError, match="f: the specs do not fit the function's parameters: missing a"):
         trace(f)
-    with pytest.raises(ModelError, match="argument 'x' is ndarray, not a spec; write octavo.spec"):
+    with pytest.raises(ModelError, match=r"argument 'x' is ndarray, not a spec; write octavo\.spec"):
         trace(f, np.zeros(3))  # type: ignore[arg-type]
 
 

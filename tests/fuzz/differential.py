@@ -1,4 +1,4 @@
-"""One case through everything: verifier, text, each pass, native code; the first stage whose results are wrong is the failure."""
+"""One case through everything: verifier, text, each pass, native code; the first stage with wrong results is the failure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-
 from octavo.compiler.driver import compile
 from octavo.ir.evaluate import bind_sizes, evaluate
 from octavo.ir.graph import Graph, Value

@@ -1,4 +1,4 @@
-"""Random well-typed graphs: any op of the registry, symbolic sizes, shared values, several outputs; the same seed, the same case.
+"""Random well-typed graphs: any op of the registry, symbolic sizes, shared values, several outputs; one seed, one case.
 
 A graph grows node by node and is evaluated on the way, at two choices of its sizes: a node whose result is undefined, overflows
 or is unstable (see `numerics`) is not taken.  Ops are applied to values that exist by a *recipe* for their kind; an op that has
@@ -13,11 +13,10 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-
 from octavo.ir.dims import Dim, evaluate_dim, symbol, symbols_of
 from octavo.ir.errors import ShapeError, UnsupportedOp
 from octavo.ir.graph import Graph, Value, const_value, input_value, topological
-from octavo.ir.ops.registry import OPS, OpDef, Sample, apply_node
+from octavo.ir.ops.registry import OPS, OpDef, Sample, apply_node, broadcast_shape
 from octavo.ir.types import DType, TensorType, bf16, bool_, f16, f32, f64, i8, i32, i64, u8
 
 from .numerics import Measured, measure
@@ -196,7 +195,7 @@ def _names(kind: str = "") -> tuple[str, ...]:
     return tuple(sorted(n for n, d in OPS.items() if n not in SKIPPED and (not kind or d.kind == kind)))
 
 
-# --- recipes: an op on values that exist ----------------------------------------------------------------------------------------
+# --- recipes: an op on values that exist --------------------------------------------------------------------------------------
 
 
 def _recipe(op: OpDef, b: Builder) -> Plan | None:
@@ -236,7 +235,7 @@ def _pointwise(op: OpDef, b: Builder) -> Plan | None:
             types = [first.dtype] * len(types)
     operands: list[Value] = []
     for dtype in types:
-        shape = operands[0].shape if operands else None
+        shape = broadcast_shape(*(v.shape for v in operands)) if operands else None
         found = b.of(lambda v, d=dtype, s=shape: v.dtype is d and (s is None or _broadcasts(v.shape, s)))
         if found is None or (operands and b.chance(0.2)):
             made = b.shape() if shape is None else _part(b, shape)

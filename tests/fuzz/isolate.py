@@ -12,10 +12,9 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
 CHUNK = 100  # items for one child: bounds the native code that piles up in it
 
 
@@ -27,14 +26,14 @@ class Crash:
 
 
 @dataclass(frozen=True)
-class Done(Generic[Item, Result]):
-    """An item with what came of it."""
+class Done(Generic[Item]):
+    """An item with what came of it: what the work returned, or a `Crash`."""
 
     item: Item
-    result: Result | Crash
+    result: Any
 
 
-def each(work: Callable[[Item], Result], items: Sequence[Item], seconds: float = 60) -> Iterator[Done[Item, Result]]:
+def each(work: Callable[[Item], Any], items: Sequence[Item], seconds: float = 60) -> Iterator[Done[Item]]:
     """`work` on every item in order, in children.  Results must be picklable; an item may take so many seconds."""
     context = multiprocessing.get_context("fork")
     at = 0
@@ -53,7 +52,7 @@ def each(work: Callable[[Item], Result], items: Sequence[Item], seconds: float =
         child.join()
 
 
-def _serve(out: Connection, work: Callable[[Item], Result], items: Sequence[Item]) -> None:
+def _serve(out: Connection, work: Callable[[Item], Any], items: Sequence[Item]) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what a dying C runtime has to say; the parent reports the signal
     for item in items:
         try:
@@ -64,7 +63,7 @@ def _serve(out: Connection, work: Callable[[Item], Result], items: Sequence[Item
     os._exit(0)  # a thread pool in the child must not delay its end
 
 
-def _receive(here: Connection, child: multiprocessing.process.BaseProcess, seconds: float) -> object:
+def _receive(here: Connection, child: multiprocessing.process.BaseProcess, seconds: float) -> Any:
     try:
         if here.poll(seconds):
             return here.recv()

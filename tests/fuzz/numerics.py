@@ -10,23 +10,58 @@ such a node is *unstable*, and the generator leaves it out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-import ml_dtypes
 import numpy as np
-
-from octavo.ir.evaluate import evaluate_node
+from octavo.ir.evaluate import concrete, evaluate_node
 from octavo.ir.graph import Node
 from octavo.ir.ops.registry import op_def
-from octavo.ir.scalar import compute_dtype
+from octavo.ir.scalar import NUMPY, NumpyScalars, compute_dtype
 from octavo.ir.types import DType
 
 # The result is one of the operands' values, or exactly representable: no rounding of its own.
 EXACT = frozenset(
-    "neg abs max min and or xor not shl shr eq ne lt le gt ge sign floor ceil round trunc relu where clip is_nan is_inf bitcast "
-    "reduce_max reduce_min reduce_and reduce_or argmax argmin argmax_last argmin_last max_pool global_max_pool rem".split()
+    (
+        *(
+            "neg",
+            "abs",
+            "max",
+            "min",
+            "and",
+            "or",
+            "xor",
+            "not",
+            "shl",
+            "shr",
+            "eq",
+            "ne",
+            "lt",
+            "le",
+            "gt",
+            "ge",
+            "sign",
+            "rem",
+        ),
+        *("floor", "ceil", "round", "trunc", "relu", "where", "clip", "is_nan", "is_inf", "bitcast"),
+        *("reduce_max", "reduce_min", "reduce_and", "reduce_or", "argmax", "argmin", "argmax_last", "argmin_last"),
+        *("max_pool", "global_max_pool"),
+    )
 )
+TRANSCENDENTAL = frozenset(
+    ("exp", "log", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "pow")
+)
+# dtype -> (distance from 1 to the next number, smallest positive number)
+STEPS = {
+    "f64": (2.0**-52, 2.0**-1074),
+    "f32": (2.0**-23, 2.0**-149),
+    "f16": (2.0**-10, 2.0**-24),
+    "bf16": (2.0**-7, 2.0**-133),
+    "f8e4m3": (2.0**-3, 2.0**-9),
+    "f8e5m2": (2.0**-2, 2.0**-16),
+}
 ULPS = 4  # of a pointwise result: NumPy's functions and ours each promise two
 BACKWARD_ULPS = 8  # of operands, for sums in another order: measured at 3 for 4096 terms
 LIMIT = 1e6  # larger floats only lead to overflow
@@ -43,7 +78,7 @@ class Measured:
 
 def epsilon(dtype: DType) -> float:
     """The distance from 1 to the next number."""
-    return float(ml_dtypes.finfo(dtype.np).eps)
+    return STEPS[dtype.name][0]
 
 
 def measure(
@@ -54,8 +89,11 @@ def measure(
     if not _in_range(node, [m.array for m in operands], base):
         return None
     errors = [np.zeros(a.shape, np.float64) for a in base]
-    for moved in _moved(node, operands, rng):
-        for result, array, error in zip(_run(node, moved, env), base, errors):
+    others = [_run(node, moved, env) for moved in _moved(node, operands, rng)]
+    if op_def(node.op).kind == "pointwise" and not _is_exact(node):
+        others += [_run_noisy(node, [m.array for m in operands], env, noise) for noise in _noises(rng)]
+    for results in others:
+        for result, array, error in zip(results, base, errors):
             change = _change(result, array)
             if change is None:
                 return None
@@ -68,6 +106,39 @@ def _run(node: Node, arrays: Sequence[np.ndarray], env: Mapping[str, int]) -> li
         return [np.asarray(a) for a in evaluate_node(node, list(arrays), dict(env))]
 
 
+class NoisyScalars(NumpyScalars):
+    """NumPy scalars whose transcendental functions are off by what ours may differ: `noise()` ulps, in -2..2.
+
+    What follows a function inside an op (the `- 1` of elu's `exp(x) - 1`) may make much of it.
+    """
+
+    def __init__(self, noise: Callable[[tuple[int, ...]], float | np.ndarray]):
+        self.noise = noise
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        return partial(self._call, found) if name in TRANSCENDENTAL else found
+
+    def _call(self, function: Callable[..., np.ndarray], *args: Any) -> np.ndarray:
+        exact = np.asarray(function(*args))
+        scale = 1 + self.noise(exact.shape) * float(np.finfo(exact.dtype).eps) if exact.dtype.kind == "f" else 1
+        return (exact * scale).astype(exact.dtype)
+
+
+def _noises(rng: np.random.Generator) -> list[Callable[[tuple[int, ...]], float | np.ndarray]]:
+    return [lambda shape: 2.0, lambda shape: -2.0, lambda shape: rng.uniform(-2, 2, shape)]
+
+
+def _run_noisy(node: Node, arrays: Sequence[np.ndarray], env: Mapping[str, int], noise: Any) -> list[np.ndarray]:
+    """A pointwise node by its own meaning over noisy functions."""
+    definition = op_def(node.op)
+    assert definition.fn is not None
+    scalars = [a.astype(compute_dtype(v.dtype).np, copy=False) for a, v in zip(arrays, node.inputs)]
+    with np.errstate(all="ignore"):
+        value = definition.fn(NoisyScalars(noise), *scalars, **{k: concrete(v, env) for k, v in node.attrs.items()})
+        return [np.broadcast_to(NUMPY.cast(value, node.types[0].dtype), np.broadcast_shapes(*(a.shape for a in arrays)))]
+
+
 def _bounded(node: Node, index: int, array: np.ndarray, error: np.ndarray) -> Measured:
     dtype = node.types[index].dtype
     if not dtype.is_float or (not error.any() and _is_exact(node)):
@@ -76,7 +147,7 @@ def _bounded(node: Node, index: int, array: np.ndarray, error: np.ndarray) -> Me
     if not _is_exact(node):
         with np.errstate(all="ignore"):
             size = np.abs(array.astype(np.float64))
-            own = ULPS * epsilon(dtype) * size + float(ml_dtypes.finfo(dtype.np).smallest_subnormal) * ULPS
+            own = ULPS * epsilon(dtype) * size + STEPS[dtype.name][1] * ULPS
     return Measured(array, np.nan_to_num(2 * error + own, nan=0.0, posinf=0.0))
 
 
@@ -115,8 +186,7 @@ def _moved(node: Node, operands: Sequence[Measured], rng: np.random.Generator) -
     movable = [k for k, r in enumerate(reach) if r is not None]
     if not movable:
         return []
-    up = {k: 1.0 for k in movable}
-    signs: list[dict[int, float | np.ndarray]] = [up, {k: -1.0 for k in movable}]
+    signs: list[Mapping[int, float | np.ndarray]] = [dict.fromkeys(movable, 1.0), dict.fromkeys(movable, -1.0)]
     if len(movable) > 1:
         alternating = {k: 1.0 if position % 2 else -1.0 for position, k in enumerate(movable)}
         signs += [alternating, {k: -v for k, v in alternating.items()}]

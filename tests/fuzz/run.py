@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
 from octavo.ir.text import to_text
 
 from .differential import STAGES, Failure, check

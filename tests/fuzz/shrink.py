@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
-
+from octavo.ir.dims import symbols_of
 from octavo.ir.errors import OctavoError
 from octavo.ir.evaluate import bind_sizes, evaluate_roots
 from octavo.ir.graph import Graph, Value, input_value, rewrite, topological
@@ -36,6 +36,9 @@ def _smaller(graph: Graph, feeds: tuple[Feeds, ...]) -> Iterator[Candidate]:
     """Simpler cases, the boldest first.  Candidates that cannot be made are left out."""
     if len(feeds) > 1:
         yield from ((graph, (f,)) for f in feeds)
+    bare = _kept(graph, graph.outputs, graph.inputs, feeds)
+    if len(bare[0].inputs) < len(graph.inputs):
+        yield bare
     yield from _one_output(graph, feeds)
     for value in reversed([v for n in graph.nodes if n.inputs for v in n.outputs if v not in graph.outputs]):
         try:
@@ -66,8 +69,9 @@ def _cut(graph: Graph, feeds: tuple[Feeds, ...], value: Value) -> Candidate:
 
 def _kept(graph: Graph, outputs: tuple[Value, ...], inputs: tuple[Value, ...], feeds: tuple[Feeds, ...]) -> Candidate:
     """With the inputs that the outputs need, and those that tell a size."""
-    needed = {n for n in topological(outputs) if n.op == "input"}
-    symbols = set(graph.symbols)
+    reached = topological(outputs)
+    needed = {n for n in reached if n.op == "input"}
+    symbols = {s for n in reached for t in n.types for d in t.shape for s in symbols_of(d)}
     kept: list[Value] = []
     told: set[str] = set()
     for v in sorted(inputs, key=lambda v: v.node not in needed):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from octavo.benchmarks import zoo
 from octavo.benchmarks.zoo.__main__ import largest_error
 from octavo.compiler.compare import TOLERANCE, relative_error
