@@ -103,9 +103,7 @@ class Model:
         """Inputs in the signature's order.  Raises ShapeError naming what is missing, unknown or given twice."""
         inputs = self.inputs
         if len(arrays) > len(inputs):
-            raise ShapeError(
-                f"model {self.name!r} takes {len(inputs)} inputs and was given {len(arrays)} and {len(named)} by name"
-            )
+            raise ShapeError(f"model {self.name!r} takes {len(inputs)} inputs and was given {len(arrays)} in order")
         given: dict[int, Any] = dict(enumerate(arrays))
         for name, value in named.items():
             position = self._positions.get(name)

@@ -108,8 +108,18 @@ _MODE = """
 declare void @llvm.x86.sse.stmxcsr(ptr)
 declare void @llvm.x86.sse.ldmxcsr(ptr)
 define void @mode_body(ptr %out, i64 %begin, i64 %end, i32 %worker) {
+entry:
   %at = getelementptr i32, ptr %out, i64 %begin
   call void @llvm.x86.sse.stmxcsr(ptr %at)
+  %who = getelementptr i32, ptr %at, i64 1
+  br label %work
+work:                                         ; long enough for both threads to take chunks
+  %i = phi i32 [ 0, %entry ], [ %next, %work ]
+  %next = add i32 %i, 1
+  store volatile i32 %worker, ptr %who
+  %more = icmp slt i32 %next, 100000
+  br i1 %more, label %work, label %done
+done:
   ret void
 }
 define void @mode_run(ptr %loop, ptr %pool, ptr %out, i32 %mode) {
@@ -133,10 +143,12 @@ def test_workers_compute_in_the_mode_of_the_caller():
     pool, seen = Pool(2), (ctypes.c_int32 * 64)()
     loop, _ = ctypes.cast(pool.share.address, ctypes.POINTER(ctypes.c_void_p * 2)).contents
     for mode in (0x1F80, 0x9FC0):  # the default; subnormals flushed
-        for _ in range(50):
+        workers = set()
+        for _ in range(20):
             run(loop, pool.pool, seen, mode)
-            modes = {m & ~0x3F for k, m in enumerate(seen) if k % 8 == 0}  # eight chunks; the low bits are sticky flags
-            assert modes <= {mode & ~0x3F}
+            assert {m & ~0x3F for m in seen[::8]} == {mode & ~0x3F}  # eight chunks of eight; the low bits are sticky flags
+            workers |= set(seen[1::8])
+        assert workers == {0, 1}
 
 
 def test_pools_can_be_made_and_ended():
