@@ -18,7 +18,7 @@ _SAMPLE = 16  # elements that a first comparison of constants looks at
 
 def cse(graph: Graph) -> Graph:
     """One node for each distinct computation; the first in topological order stands for all and keeps its loc."""
-    seen: dict[Hashable, tuple[Value, ...]] = {}
+    seen: dict[Hashable, Node] = {}
     constants: dict[Hashable, list[Node]] = {}
 
     def rule(node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
@@ -29,10 +29,8 @@ def cse(graph: Graph) -> Graph:
         key = (node.op, tuple((id(v.node), v.index) for v in inputs), attributes_key(node), node.types)
         found = seen.get(key)
         if found is None:
-            kept = node if inputs == node.inputs else node.with_inputs(inputs)
-            seen[key] = kept.outputs
-            return kept.outputs
-        return found
+            found = seen[key] = node if inputs == node.inputs else node.with_inputs(inputs)
+        return None if found is node else found.outputs
 
     return rewrite(graph, rule)
 

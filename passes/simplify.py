@@ -34,7 +34,7 @@ def simplify(graph: Graph) -> Graph:
             if better.index or len(better.node.types) != 1:
                 return (better,)
             current = better.node
-        return current.outputs
+        return None if current is node else current.outputs
 
     return rewrite(graph, rule)
 

@@ -116,7 +116,7 @@ def wrong_types(graph):
 
 def test_a_pass_that_breaks_the_graph_is_found_at_once():
     with pytest.raises(
-        PassError, match="the pass wrong_types broke the graph .no pass had run.*at second: has types .f32.3.. where"
+        PassError, match=r"the pass wrong_types broke the graph .no pass had run.*at second: has types .f32.3.. where"
     ):
         run_passes(parse(TEXT), [wrong_types, replace("exp", "sin")])
 
