@@ -162,9 +162,9 @@ def test_softplus_keeps_the_digits_of_small_results():
 
 
 def test_integer_division_truncates_and_remainders_keep_their_signs():
-    x, y = np.array([7, -7, 7, -7]), np.array([2, 2, -2, -2])
-    assert run_op(OPS["div"], [x, y], {})[0].tolist() == [3, -3, -3, 3]
-    assert run_op(OPS["rem"], [x, y], {})[0].tolist() == [1, -1, 1, -1]
+    x, y = np.array([7, -7, 7, -7, 6]), np.array([2, 2, -2, -2, -2])
+    assert run_op(OPS["div"], [x, y], {})[0].tolist() == [3, -3, -3, 3, -3]
+    assert run_op(OPS["rem"], [x, y], {})[0].tolist() == [1, -1, 1, -1, 0]
     assert run_op(OPS["mod"], [x, y], {})[0].tolist() == np.mod(x, y).tolist()
 
 
@@ -250,6 +250,28 @@ def test_attention_of_grouped_heads_repeats_the_keys():
     weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
     np.testing.assert_allclose(grouped, weights @ np.repeat(v, 3, 1), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(grouped, repeated, rtol=1e-5, atol=1e-6)
+
+
+def test_whole_factors_of_the_nearest_resize_need_no_lookup():
+    (x,) = samples_of(OPS["resize_nearest"])[0].inputs
+    graph = expand("resize_nearest", types_of([x]), {"shape": (2, 3, 10, 18)})
+    assert not any(n.op == "gather" for n in graph.nodes)
+    (result,) = run_op(OPS["resize_nearest"], [x], {"shape": (2, 3, 10, 18)})
+    np.testing.assert_array_equal(result, x.repeat(2, 2).repeat(3, 3))
+
+
+def test_linear_resize_interpolates_between_pixel_centres_and_keeps_the_edges():
+    x = np.array([[10, 20, 40]], np.float32)
+    (result,) = run_op(OPS["resize_linear"], [x], {"shape": (1, 6)})
+    np.testing.assert_allclose(result, [[10, 12.5, 17.5, 25, 35, 40]], rtol=1e-6)
+    (corners,) = run_op(OPS["resize_linear"], [x], {"shape": (1, 5), "coordinates": "align_corners"})
+    np.testing.assert_allclose(corners, [[10, 15, 20, 30, 40]], rtol=1e-6)
+
+
+def test_cubic_resize_reproduces_straight_lines_inside():
+    x = np.arange(9, dtype=np.float64)[None]
+    (result,) = run_op(OPS["resize_cubic"], [x], {"shape": (1, 18), "coefficient": -0.5})
+    np.testing.assert_allclose(result[0, 4:-4], (np.arange(18) / 2 - 0.25)[4:-4], rtol=1e-6)
 
 
 def sigmoid(x):

@@ -6,7 +6,7 @@ every access outside a buffer, and fills scratch memory with rubbish.
 
 import numpy as np
 import pytest
-from octavo.ir.dims import evaluate_dim
+from octavo.ir.dims import dim_product, evaluate_dim, symbol
 from octavo.ir.evaluate import run_op
 from octavo.ir.loops import (
     Alloc,
@@ -143,6 +143,23 @@ def test_the_loops_compute_what_the_reference_does(definition, sample):
     body = definition.loops(Names(), ins, outs, **sample.attrs)
     with np.errstate(all="ignore"):
         Machine(memory, {}).run(body)
+        expected = run_op(definition, sample.inputs, sample.attrs)
+    for t, want in zip(outs, expected, strict=True):
+        np.testing.assert_array_equal(memory[t.buf].reshape(want.shape), want)
+
+
+@pytest.mark.parametrize(("definition", "sample"), cases())
+def test_the_loops_take_symbolic_sizes(definition, sample):
+    types = [TensorType(dtype_of(a.dtype), a.shape) for a in sample.inputs]
+    sizes = {"n": sample.inputs[0].shape[0]}  # the first axis is never one whose size an op must know
+    named = [t.with_shape((symbol("n"), *t.shape[1:]) if t.rank and t.shape[0] == sizes["n"] else t.shape) for t in types]
+    results = definition.infer(tuple(named), **sample.attrs)
+    ins = [Tensor(Buf(f"x{k}", t.dtype), t.shape) for k, t in enumerate(named)]
+    outs = [Tensor(Buf(f"y{k}", t.dtype), t.shape) for k, t in enumerate(results)]
+    memory = {t.buf: np.array(a).reshape(-1) for t, a in zip(ins, sample.inputs, strict=True)}
+    memory |= {t.buf: np.full(evaluate_dim(dim_product(t.shape), sizes), 55).astype(t.buf.dtype.np) for t in outs}
+    with np.errstate(all="ignore"):
+        Machine(memory, sizes).run(definition.loops(Names(), ins, outs, **sample.attrs))
         expected = run_op(definition, sample.inputs, sample.attrs)
     for t, want in zip(outs, expected, strict=True):
         np.testing.assert_array_equal(memory[t.buf].reshape(want.shape), want)
