@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...ir.dims import Dim, dim_product
-from ...ir.graph import Graph, Node, Value, input_value
+from ...ir.graph import Constant, Graph, Node, Value, const_value, input_value
 from ...ir.ops.registry import op_def
 from ...ir.types import TensorType
 
@@ -63,8 +63,8 @@ def collapse(graph: Graph, shape: tuple[Dim, ...], keep_last: bool = False) -> G
     for node in graph.nodes:
         if node.op == "input":
             new[node] = (input_value(node.attrs["name"], merged(node.types[0])),)
-        elif node.op == "const":
-            new[node] = node.outputs
+        elif node.op == "const":  # of one element: others are inputs
+            new[node] = (const_value(Constant(node.outputs[0].array.reshape(()), node.types[0].dtype), node.loc),)
         else:
             inputs = tuple(new[v.node][v.index] for v in node.inputs)
             new[node] = Node(node.op, inputs, node.attrs, tuple(merged(t) for t in node.types), node.loc).outputs

@@ -149,7 +149,7 @@ class ModelImporter:
 
     def input_dims(self, inputs: Iterable[onnx.ValueInfoProto]) -> dict[str, Dim]:
         """dim_param -> dim: identifiers as they are, expressions over them parsed, other names mangled."""
-        params = [d.dim_param for v in inputs for d in v.type.tensor_type.shape.dim if d.dim_param]
+        params = [d.dim_param for v in inputs for d in v.type.tensor_type.shape.dim if _names_a_size(d.dim_param)]
         result: dict[str, Dim] = {p: symbol(p) for p in params if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", p)}
         self.symbol_names.update(result)
         for p in params:
@@ -184,7 +184,7 @@ class ModelImporter:
             raise UnsupportedOp("its rank is not declared")
         shape: list[Dim] = []
         for d in info.type.tensor_type.shape.dim:
-            if d.dim_param:
+            if _names_a_size(d.dim_param):
                 shape.append(params[d.dim_param])
             elif d.HasField("dim_value") and d.dim_value >= 0:
                 shape.append(d.dim_value)
@@ -593,3 +593,8 @@ def model_of_node(node: NodeProto, arrays: Sequence[np.ndarray], opset: int | No
     graph = onnx.helper.make_graph([node], node.op_type, inputs, outputs)
     version = opset or (onnx.defs.onnx_opset_version() if not node.domain else 1)
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid(node.domain, version)])
+
+
+def _names_a_size(dim_param: str) -> bool:
+    """Whether equal dim_params mean equal sizes: exporters write "?" for any size that they do not know."""
+    return any(c.isalnum() for c in dim_param)
