@@ -38,7 +38,7 @@ class CRunner:
         _run([compiler, *FLAGS, f"-I{artifact}", str(SOURCE), "-o", str(self.program), "-ldl"])
 
     def __call__(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        arrays = [np.ascontiguousarray(feeds[spec.name]) for spec in self.inputs]
+        arrays = [np.asarray(feeds[spec.name], order="C") for spec in self.inputs]
         sizes: dict[str, int] = {}
         for spec, array in zip(self.inputs, arrays, strict=True):
             for dim, size in zip(spec.shape, array.shape, strict=True):

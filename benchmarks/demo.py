@@ -155,7 +155,7 @@ def draw_sheet(readings: list[Reading], typeface: Path) -> Image.Image:
     left = max(r.picture.width for r in readings)
     right = max(int(caption.getlength(r.read)) for r in readings)
     row = max(r.picture.height for r in readings) + PADDING
-    head = 2 * CAPTION_SIZE
+    head = 3 * CAPTION_SIZE
     sheet = Image.new("RGB", (left + right + 3 * PADDING, head + row * len(readings) + PADDING), "white")
     draw = ImageDraw.Draw(sheet)
     draw.text((PADDING, PADDING // 2), "rendered", font=caption, fill=GREY)

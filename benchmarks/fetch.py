@@ -38,6 +38,7 @@ class Resource:
     task: str
     licence: str
     tolerance: float = 0.0
+    not_yet: str = ""
 
     @property
     def suffix(self) -> str:

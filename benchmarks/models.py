@@ -34,12 +34,12 @@ GATE = 3  # exit code
 @standard
 @click.pass_context
 def main(ctx: click.Context, names: tuple[str, ...], verify: bool, measure: bool, threads: int) -> None:
-    """Fetch real models (all of them, or those named) and print where they are; or verify or measure them."""
+    """Fetch real models (those named, or all that Octavo compiles) and print where they are; or verify or measure them."""
     terminal = ctx.ensure_object(Terminal)
     known = models()
     try:
         with terminal.progress("models"):
-            files = fetch(names or list(known))
+            files = fetch(names or [name for name, r in known.items() if not r.not_yet])
             wanted = [known[name] for name in files if name in FEEDS]
             rows = agree_all(wanted, files) if verify else []
             reports = [_bench(r, files[r.name], threads) for r in wanted] if measure else []
