@@ -18,7 +18,8 @@ from .writer import Writer, exports
 
 SAME = {
     "abs": "Abs", "neg": "Neg", "sign": "Sign", "exp": "Exp", "log": "Log", "sqrt": "Sqrt", "reciprocal": "Reciprocal",
-    "floor": "Floor", "ceil": "Ceil", "round": "Round", "sin": "Sin", "cos": "Cos", "tan": "Tan", "asin": "Asin", "acos": "Acos",
+    "floor": "Floor", "ceil": "Ceil", "round": "Round", "sin": "Sin", "cos": "Cos", "tan": "Tan", "asin": "Asin",
+    "acos": "Acos",
     "atan": "Atan", "sinh": "Sinh", "cosh": "Cosh", "tanh": "Tanh", "asinh": "Asinh", "acosh": "Acosh", "atanh": "Atanh",
     "erf": "Erf", "is_nan": "IsNaN", "relu": "Relu", "sigmoid": "Sigmoid", "hard_swish": "HardSwish", "softplus": "Softplus",
     "softsign": "Softsign", "mish": "Mish", "add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "pow": "Pow", "eq": "Equal",
@@ -27,10 +28,12 @@ SAME = {
 }  # fmt: skip
 WITH_ATTRS = {
     "leaky_relu": "LeakyRelu", "elu": "Elu", "selu": "Selu", "celu": "Celu", "hard_sigmoid": "HardSigmoid",
-    "thresholded_relu": "ThresholdedRelu", "gelu": "Gelu", "softmax": "Softmax", "log_softmax": "LogSoftmax", "hardmax": "Hardmax",
+    "thresholded_relu": "ThresholdedRelu", "gelu": "Gelu", "softmax": "Softmax", "log_softmax": "LogSoftmax",
+    "hardmax": "Hardmax",
     "batch_norm": "BatchNormalization", "instance_norm": "InstanceNormalization", "lrn": "LRN", "lp_norm": "LpNormalization",
     "einsum": "Einsum", "layer_norm": "LayerNormalization", "concat": "Concat", "transpose": "Transpose", "gather": "Gather",
-    "gather_elements": "GatherElements", "gather_nd": "GatherND", "scatter_elements": "ScatterElements", "scatter_nd": "ScatterND",
+    "gather_elements": "GatherElements", "gather_nd": "GatherND", "scatter_elements": "ScatterElements",
+    "scatter_nd": "ScatterND",
 }  # fmt: skip
 REDUCTIONS = {
     "reduce_sum": "ReduceSum", "reduce_prod": "ReduceProd", "reduce_max": "ReduceMax", "reduce_min": "ReduceMin",

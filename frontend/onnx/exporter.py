@@ -1,7 +1,7 @@
 """Graph -> ONNX model: names and symbols kept, each op as the ONNX operator that means the same where there is one.
 
-Composites without one are expanded.  The rules, one for each op, are in `export_ops.py`; the model is for opset 21, so that other
-runtimes read it.
+Composites without one are expanded.  The rules, one for each op, are in `export_ops.py`; the model is for opset 21, so that
+other runtimes read it.
 """
 
 from __future__ import annotations
@@ -38,5 +38,3 @@ def export_model(graph: Graph) -> onnx.ModelProto:
     model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="octavo")
     model.ir_version = 10
     return model
-
-

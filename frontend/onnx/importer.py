@@ -1,7 +1,7 @@
 """ONNX model -> Graph: scopes, names, the walk over nodes, functions, and the list of what is not supported.
 
-Declared shapes of intermediate values are ignored; those of inputs are trusted, with unknown dims as symbols.  Nothing recurses over
-the depth of a graph; only nested sub-graphs and functions do, to a fixed limit.  Every error names the node.
+Declared shapes of intermediate values are ignored; those of inputs are trusted, with unknown dims as symbols.  Nothing recurses
+over the depth of a graph; only nested sub-graphs and functions do, to a fixed limit.  Every error names the node.
 """
 
 from __future__ import annotations
@@ -262,12 +262,12 @@ class ModelImporter:
         name = scope.frame.prefix + message_name(node, next((o for o in node.output if o), f"{node.op_type}_{position}"))
         where = f"node {name!r} ({node.op_type})"
         operands: list[Any] = []
-        for operand in node.input:
-            found = scope.lookup(operand) if operand else None
-            if operand and found is None:
-                raise ModelError(f"{where} reads {operand[:200]!r}, which nothing produces")
-            operands.append(found)
         try:
+            for operand in node.input:
+                found = scope.lookup(operand) if operand else None
+                if operand and found is None:
+                    raise ModelError(f"{where} reads {operand[:200]!r}, which nothing produces")
+                operands.append(found)
             if any(o is UNKNOWN for o in operands):
                 self.importable(node, scope)
                 raise DependsOnUnknown
@@ -319,7 +319,8 @@ class ModelImporter:
             return self.call_function(function, node, scope, name, operands)
         attrs = {a.name: decoded for a in resolved_attributes(node, scope) if (decoded := self.decode(a, name)) is not None}
         site = Site(
-            node.op_type, domain, version, name, "onnx:" + name, attrs, tuple(node.output), scope, self.fresh_symbol, self.constant_nodes
+            node.op_type, domain, version, name, "onnx:" + name, attrs, tuple(node.output), scope, self.fresh_symbol,
+            self.constant_nodes,
         )  # fmt: skip
         if not domain and node.op_type in TRACKED and all(o is None or isinstance(o, Tensor) for o in operands):
             try:
@@ -408,7 +409,7 @@ def full_op(node: NodeProto) -> str:
 
 def hint_for(node: NodeProto) -> str:
     if node.op_type in ("Loop", "Scan", "If"):
-        return "run constant folding on the model (for example onnxruntime's offline optimisation), or export it without control flow"
+        return "pin the sizes that it depends on (dims=), or export the model without control flow"
     if node.domain not in ("", "ai.onnx", "ai.onnx.ml", "com.microsoft"):
         return "give the model a function body for this operator"
     return "export the model with static shapes, or replace this operator"

@@ -1,7 +1,7 @@
-"""Control flow: If, Loop and Scan, with what their bodies capture made explicit; sequences and optionals that exist only at import.
+"""Control flow: If, Loop and Scan, captures made explicit; sequences and optionals, which exist only at import.
 
 * An If whose condition is known becomes the branch taken.
-* A Loop that runs a known number of times becomes `scan`; if its state changes shape, or holds sequences, it is unrolled (to a limit).
+* A Loop that runs a known number of times becomes `scan`; if its state changes shape, or holds sequences, it is unrolled.
 * Any other Loop becomes `loop`, which has no stacked results: their number would depend on run-time data.
 """
 

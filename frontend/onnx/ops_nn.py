@@ -234,9 +234,8 @@ def batch_normalization(
         centred = n.apply("sub", wide[0], seen)
         spread = n.apply("mean", n.apply("mul", centred, centred), axes=axes, keepdims=True)
         flat_mean, flat_variance = (n.reshape(v, average.shape) for v in (seen, spread))
-        y = n.apply(
-            "batch_norm", x, scale, bias, n.cast(flat_mean, average.dtype), n.cast(flat_variance, variance.dtype), epsilon=epsilon
-        )  # fmt: skip
+        seen_now = (n.cast(flat_mean, average.dtype), n.cast(flat_variance, variance.dtype))
+        y = n.apply("batch_norm", x, scale, bias, *seen_now, epsilon=epsilon)
         momentum = n.number("momentum", 0.9)
 
         def running(old: Value, new: Value, like: Tensor) -> Value:

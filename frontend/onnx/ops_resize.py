@@ -1,7 +1,7 @@
-"""Resize and Upsample: one axis after another, each a gather (nearest) or a weighted sum of gathers (linear, cubic, antialiased).
+"""Resize and Upsample: one axis after another, each a gather (nearest) or a weighted sum of gathers (linear, cubic, antialias).
 
-The source coordinate of each output position is computed in f32 from an iota, so that sizes may be symbolic; where they are static
-the positions and weights fold to constants.
+The source coordinate of each output position is computed in f32 from an iota, so that sizes may be symbolic; where they are
+static the positions and weights fold to constants.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Shape arithmetic: how operators act on tensors whose contents are known as sizes (see symbolic.py).
 
-Each function gets the node and its operands and returns the result's contents as a Tensor, or raises `Untracked`, after which the
-ordinary importer runs.  Float tensors are followed only where a size is involved: plain constants are folded in their own precision.
+Each function gets the node and its operands and returns the result's contents as a Tensor, or raises `Untracked`, after which
+the ordinary importer runs.  Float tensors are followed only where a size is involved: plain constants are folded in their own
+precision.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ returns what the node's outputs are: a Value or Tensor, or a tuple of them (None
 ... def relu(n, x):
 ...     return n.apply("relu", x)
 
-`since` is the opset from which an importer holds; the newest one not above the model's opset is taken.  `tracked` importers come
-first: they compute shapes symbolically (see symbolic.py) and raise `Untracked` to leave the node to the ordinary importer.
+`since` is the opset from which an importer holds; the newest one not above the model's opset is taken.  `tracked` importers
+come first: they compute shapes symbolically (see symbolic.py) and raise `Untracked` to leave the node to the ordinary importer.
 """
 
 from __future__ import annotations

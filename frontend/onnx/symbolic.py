@@ -25,7 +25,7 @@ import numpy as np
 
 from ...ir.dims import Dim, DimExpr, ceildiv, dim_max, dim_min, floordiv, mod
 
-LARGEST_SIZE = 2.0**31 - 1  # what a symbol stands for at most: exporters write this, or 2**63 - 1, for "to the end"
+LARGEST_SIZE = 2.0**31 - 1  # of a symbol: exporters write this, or 2**63 - 1, for "to the end"
 MAX_TRACKED = 4096  # elements; longer tensors are data, not shapes
 
 
@@ -273,9 +273,9 @@ def as_contents(array: np.ndarray) -> np.ndarray | None:
     """The contents of a constant as an object array, where they may be a shape: small int, bool and float tensors."""
     if array.size > MAX_TRACKED or array.dtype.kind not in "iubf" or array.dtype.itemsize > 8:
         return None
-    result = np.empty(array.shape, object)
-    result[...] = array.tolist() if array.shape else array.item()
-    return result
+    result = np.empty(array.size, object)
+    result[:] = array.ravel().tolist()
+    return result.reshape(array.shape)
 
 
 def is_static(contents: np.ndarray) -> bool:
