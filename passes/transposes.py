@@ -122,7 +122,7 @@ def _together(n: Node, attrs: dict) -> Value | None:
     (t,) = n.types
     if len(perm) != t.rank:
         return None
-    whole = n.op == "concat" or any(v.node.op == "transpose" and v.shape == t.shape for v in n.inputs)
+    whole = n.op == "concat" or any(v.node.op == "transpose" and _covers(v.shape, t.shape) for v in n.inputs)
     if not whole:  # a small operand broadcast against a large one: the transpose would only grow
         return None
     operands = tuple(_untransposed(v, perm, n.loc) for v in n.inputs)
@@ -130,6 +130,11 @@ def _together(n: Node, attrs: dict) -> Value | None:
         return None
     inner = apply_node(n.op, [v for v in operands if v is not None], {**n.attrs, **attrs}, n.loc)
     return transposed(inner.outputs[0], perm, n.loc)
+
+
+def _covers(shape: tuple[Dim, ...], result: tuple[Dim, ...]) -> bool:
+    """Whether an operand of this shape is not visibly repeated to make the result."""
+    return len(shape) == len(result) and all(d != 1 or r == 1 for d, r in zip(shape, result, strict=True))
 
 
 def _source(n: Node) -> tuple[Value, Perm] | None:
@@ -212,25 +217,28 @@ def _reshape(n: Node, x: Value, perm: Perm) -> Value | None:
 
     Axes of size 1 are left aside, since a reshape puts them anywhere: they stay behind the axis that they follow, so that what
     an upsampling makes of them (reshape, broadcast, reshape) can be joined with it.
+
+    Where x does not keep a run together (depth to space, the pixels of a transposed convolution) elements must move, but if
+    what comes out is channels first, they may as well move to channels last.
     """
     target = n.types[0].shape
     source_axes = [k for k in perm if x.shape[k] != 1]
     target_axes = [k for k, d in enumerate(target) if d != 1]
     if 0 in target or 0 in x.shape or not source_axes or not target_axes:
         return None
-    order = sorted(source_axes)
-    groups = list(reshape_groups(tuple(x.shape[k] for k in source_axes), tuple(target[k] for k in target_axes)))
-    placed: list[tuple[int, range]] = []  # where x has the run, and the run of target axes that it becomes
-    for source, made in groups:
-        run = [order.index(source_axes[k]) for k in source]
-        if not run or run != list(range(run[0], run[0] + len(run))):
+    groups = reshape_groups(tuple(x.shape[k] for k in source_axes), tuple(target[k] for k in target_axes))
+    runs = [([source_axes[k] for k in source], [target_axes[k] for k in made]) for source, made in groups]
+    if not all(source for source, _ in runs):
+        return None
+    runs.sort(key=lambda run: run[0][0])
+    moved = [k for source, _ in runs for k in source]
+    made = list(range(target_axes[0]))  # leading ones; each other one stays behind the axis that it followed
+    for axis in (axis for _, axes in runs for axis in axes):
+        made += range(axis, next((k for k in target_axes if k > axis), len(target)))
+    back = [made.index(k) for k in range(len(target))]
+    if moved != sorted(moved):
+        rank = len(target)
+        if rank < 4 or back != [0, rank - 1, *range(1, rank - 1)]:
             return None
-        placed.append((run[0], made))
-    placed.sort()
-    new_order = list(range(target_axes[0]))  # leading ones; each other one stays behind the axis that it followed
-    for made in (made for _, made in placed):
-        for j in made:
-            end = target_axes[j + 1] if j + 1 < len(target_axes) else len(target)
-            new_order += range(target_axes[j], end)
-    inner = _reshaped(x, tuple(target[k] for k in new_order), n.loc)
-    return transposed(inner, [new_order.index(k) for k in range(len(target))], n.loc)
+        x = transposed(x, [*moved, *(k for k in perm if x.shape[k] == 1)], n.loc)
+    return transposed(_reshaped(x, tuple(target[k] for k in made), n.loc), back, n.loc)

@@ -49,6 +49,32 @@ def test_flattening_after_a_global_pool_needs_no_transpose():
     same_values(before, after)
 
 
+def test_depth_to_space_between_convolutions_moves_elements_once():
+    before = parse("""graph g(%x: f32[n,4,5,12]) -> (%y) {
+      %t = transpose(%x, perm=[0,3,1,2])
+      %d = reshape(%t, shape=[n,3,2,2,4,5])
+      %e = transpose(%d, perm=[0,1,4,2,5,3])
+      %r = reshape(%e, shape=[n,3,8,10])
+      %s = relu(%r)
+      %y = transpose(%s, perm=[0,2,3,1])
+    }""")
+    after, _ = run_passes(before, [Fixpoint((sink_transposes, simplify))])
+    assert [n.op for n in after.nodes] == ["input", "reshape", "transpose", "reshape", "relu"]
+    same_values(before, after)
+
+
+def test_symbolic_sizes_that_only_the_run_knows_to_be_equal_do_not_stop_it():
+    before = parse("""graph g(%x: f32[n,a,b,3], %z: f32[n,c,d,3]) -> (%y) {
+      %s = transpose(%x, perm=[0,3,1,2])
+      %t = transpose(%z, perm=[0,3,1,2])
+      %r = add(%s, %t)
+      %y = transpose(%r, perm=[0,2,3,1])
+    }""")
+    after, _ = run_passes(before, [Fixpoint((sink_transposes, simplify))])
+    assert [n.op for n in after.nodes] == ["input", "input", "add"]
+    same_values(before, after, sizes={"n": 2, "a": 4, "b": 5, "c": 4, "d": 5})
+
+
 def test_dropped_axes_leave_the_permutation_of_the_rest():
     becomes(
         "graph g(%x: f32[2,3,4]) -> (%y) {\n%t = transpose(%x, perm=[2,0,1])\n%y = reduce_sum(%t, axes=[1], keepdims=false)\n}",
