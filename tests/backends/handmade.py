@@ -132,6 +132,7 @@ def affine(
     status: int = 0,
     features: tuple[str, ...] = (),
     triple: str = TRIPLE,
+    prefix: str = "v0",
 ) -> NativeProgram:
     """y[n,columns] = x[n,columns] * factor + offset."""
     signature = Signature(
@@ -140,14 +141,14 @@ def affine(
         (TensorSpec("y", "f32", ("n", columns)),),
         symbols=("n",),
     )
-    ir = _AFFINE.format(prefix="v0", factor=factor, columns=columns, status=status)
+    ir = _AFFINE.format(prefix=prefix, factor=factor, columns=columns, status=status)
     weights = np.zeros(16, np.float32)
     weights[0] = offset
-    variant = Variant(features, triple, "v0", [assemble(ir, triple)])
+    variant = Variant(features, triple, prefix, [assemble(ir, triple)])
     return NativeProgram(name, signature, [variant], weights.tobytes(), "graph text", {"target": "test"})
 
 
-def positive(name: str = "positive") -> NativeProgram:
+def positive(name: str = "positive", triple: str = TRIPLE) -> NativeProgram:
     """The positive elements of x[n] as y[found]."""
     signature = Signature(
         name,
@@ -156,7 +157,7 @@ def positive(name: str = "positive") -> NativeProgram:
         symbols=("n",),
         defined=("found",),
     )
-    variant = Variant((), TRIPLE, "v0", [assemble(_POSITIVE.format(prefix="v0"), TRIPLE)])
+    variant = Variant((), triple, "v0", [assemble(_POSITIVE.format(prefix="v0"), triple)])
     return NativeProgram(name, signature, [variant], b"")
 
 

@@ -302,6 +302,28 @@ def test_arm_libraries_are_built_anywhere():
     assert set(link.open_symbols(library)) <= link.LIBC
 
 
+def test_the_arm_library_runs_two_models_in_an_emulator(tmp_path: Path):
+    """From object files, linked statically, so that the emulator needs no Arm system around it."""
+    compiler, emulator = tool("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64-static") or tool("qemu-aarch64")
+    programs = {
+        "first": affine("first", triple=ARM, prefix="first", features=("neon", "lse")),
+        "second": positive("second model", ARM),
+    }
+    objects = []
+    for name, program in programs.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "model.h").write_text(header(program.signature))
+        (folder / "weights.bin").write_bytes(bytes(program.weights_array))
+        for number, data in enumerate([assemble(abi_ir(program), ARM), *program.variants[0].objects]):
+            objects.append(str(folder / f"{number}.o"))
+            Path(objects[-1]).write_bytes(data)
+    built = str(tmp_path / "two_models")
+    subprocess.run([compiler, "-static", "-pthread", f"-I{tmp_path}", str(SOURCE), *objects, "-o", built], check=True)
+    weights = [str(tmp_path / name / "weights.bin") for name in programs]
+    assert subprocess.run([emulator, built, *weights], capture_output=True, text=True, check=True).stdout == "ok\n"
+
+
 def test_variants_of_two_instruction_sets_do_not_mix():
     program = affine("mixed")
     mixed = dataclasses.replace(program, variants=[*program.variants, *affine(triple=ARM).variants])
