@@ -104,7 +104,7 @@ def _node_problem(node: Node) -> str:
         return "there is no such op"
     try:
         expected = tuple(OPS[node.op].infer(tuple(v.type for v in node.inputs), **node.attrs))
-    except (OctavoError, TypeError, ValueError) as e:
+    except Exception as e:  # inference takes the kinds of attributes for granted
         return f"its types cannot be inferred: {e}"
     if expected != node.types:
         return f"has types ({_types(node.types)}) where ({_types(expected)}) follow from operands and attributes"

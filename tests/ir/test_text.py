@@ -190,6 +190,7 @@ MALFORMED = {
     ONE + "%1 = relu(%x, a=1 2) : f32[2]\n}": "line 2, column 19: not an attribute value",
     ONE + "%1 = relu(%x, a=[1,) : f32[2]\n}": "line 2, column",
     ONE + "%1 = nothing(%x)\n}": "line 2, column 7: the types are left out and cannot be inferred",
+    ONE + '%1 = variable(name="v", init=1)\n}': "line 2, column 7: the types are left out and cannot be inferred",
     ONE + "%1 = f(const<f32[2] [1.0]>) : f32[2]\n}": "line 2, column 10: f32[2] has 2 elements, the text 1",
     ONE + "%1 = f(const<i8[1] [300]>) : f32[2]\n}": "an element is not a i8: 300 is outside -128..127",
     ONE + "%1 = f(const<f32[1] [x]>) : f32[2]\n}": "an element is not a f32",

@@ -57,6 +57,7 @@ BROKEN = {
         lambda: graph(Node("exp", (X,), {"a": np.float32(1)}, (PAIR,))),
         "the attribute a holds a float32",
     ),
+    "an attribute of the wrong kind": (lambda: graph(Node("transpose", (X,), {"perm": 3}, (PAIR,))), "cannot be inferred"),
     "an attribute in a list": (lambda: graph(Node("exp", (X,), {"a": [1]}, (PAIR,))), "the attribute a holds a list"),
     "a negative size": (lambda: graph(Node("exp", (X,), {}, (PAIR.with_shape((-2,)),))), "negative size"),
     "an operand that no node has": (broken_operand, "operand 0 is not a result of any node"),
