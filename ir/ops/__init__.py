@@ -11,11 +11,14 @@ from typing import Any
 from ..graph import Value
 from ..location import caller
 from . import (
+    activations,
     arrange,
     contraction,
     control,
+    conversion,
     index,
     leaves,
+    lookup,
     nn,
     packing,
     pointwise,
@@ -33,7 +36,10 @@ from .registry import OPS, op_def
 MODULES = (
     leaves,
     pointwise,
+    activations,
+    conversion,
     index,
+    lookup,
     reduction,
     contraction,
     packing,

@@ -16,7 +16,7 @@ import numpy as np
 from ..dims import Dim, ceildiv, dim_product, floordiv
 from ..errors import ShapeError
 from ..types import DType, TensorType, bool_, f16, f32, i64
-from .registry import Sample, Types, broadcast_shape, index, same_dtype
+from .registry import Sample, Types, index, same_dtype
 
 S: TypeAlias = Any  # a scalar namespace
 X: TypeAlias = Any  # its scalars, or an int
@@ -24,7 +24,8 @@ I: TypeAlias = tuple[Any, ...]  # an index: one scalar for each axis
 R: TypeAlias = Any  # a reader: r[index], r.at(index, where=, other=), r.shape
 
 
-def _typed(shape: tuple[int, ...], dtype: Any, rng: np.random.Generator) -> np.ndarray:
+def typed(shape: tuple[int, ...], dtype: Any, rng: np.random.Generator) -> np.ndarray:
+    """Sample elements of any dtype."""
     return rng.integers(0, 2, shape).astype(bool) if dtype is bool else rng.integers(0, 99, shape).astype(dtype)
 
 
@@ -45,7 +46,8 @@ def _all(conditions: Sequence[X]) -> X:
     return result
 
 
-def _guarded(read: R, at: I, conditions: Sequence[X], other: float | int | bool = 0) -> X:
+def guarded(read: R, at: I, conditions: Sequence[X], other: float | int | bool = 0) -> X:
+    """The element at an index where all conditions hold, else `other`."""
     return read.at(at, where=_all(conditions), other=other) if conditions else read[at]
 
 
@@ -82,7 +84,7 @@ def _reshape_samples(rng: np.random.Generator) -> Iterable[Sample]:
     cases = [((2, 3, 35), (6, 5, 7)), ((12,), (3, 1, 4)), ((1, 7, 1), (7,)), ((5, 6), (3, 10)), ((1,), ()), ((0, 3), (3, 0, 2))]
     for k, (source, target) in enumerate(cases):
         dtype = (np.float32, np.int64, np.float16, np.uint8, bool, np.float64)[k]
-        yield Sample((_typed(source, dtype, rng),), {"shape": target})
+        yield Sample((typed(source, dtype, rng),), {"shape": target})
 
 
 @index(infer=_infer_reshape, reference=lambda x, shape: x.reshape(shape), samples=_reshape_samples)
@@ -111,9 +113,9 @@ def _infer_transpose(types: Types, *, perm: tuple[int, ...]) -> Types:
 
 def _transpose_samples(rng: np.random.Generator) -> Iterable[Sample]:
     for dtype in (np.float32, np.int8, np.float16, bool, np.float64):
-        yield Sample((_typed((5, 33), dtype, rng),), {"perm": (1, 0)})
-        yield Sample((_typed((3, 4, 1, 17), dtype, rng),), {"perm": (0, 3, 1, 2)})
-    yield Sample((_typed((), np.float32, rng),), {"perm": ()})
+        yield Sample((typed((5, 33), dtype, rng),), {"perm": (1, 0)})
+        yield Sample((typed((3, 4, 1, 17), dtype, rng),), {"perm": (0, 3, 1, 2)})
+    yield Sample((typed((), np.float32, rng),), {"perm": ()})
 
 
 @index(infer=_infer_transpose, reference=lambda x, perm: x.transpose(perm), samples=_transpose_samples)
@@ -135,7 +137,7 @@ def _infer_broadcast_to(types: Types, *, shape: tuple[Dim, ...]) -> Types:
 def _broadcast_samples(rng: np.random.Generator) -> Iterable[Sample]:
     for dtype in (np.float32, np.int64, np.float16, bool):
         for source, target in (((1, 17), (5, 17)), ((), (3,)), ((4, 1), (2, 4, 9)), ((3,), (3,)), ((1,), (0,))):
-            yield Sample((_typed(source, dtype, rng),), {"shape": target})
+            yield Sample((typed(source, dtype, rng),), {"shape": target})
 
 
 @index(infer=_infer_broadcast_to, reference=lambda x, shape: np.broadcast_to(x, shape), samples=_broadcast_samples)
@@ -175,9 +177,9 @@ def _slice_reference(x: np.ndarray, starts: Any, stops: Any, steps: Any) -> np.n
 
 def _slice_samples(rng: np.random.Generator) -> Iterable[Sample]:
     for dtype in (np.float32, np.int64, np.float16, bool):
-        yield Sample((_typed((7, 33), dtype, rng),), {"starts": (1, 3), "stops": (6, 32), "steps": (1, 2)})
-        yield Sample((_typed((7, 33), dtype, rng),), {"starts": (6, 30), "stops": (-1, 2), "steps": (-1, -3)})
-        yield Sample((_typed((5, 4, 3), dtype, rng),), {"starts": (0, 2, 0), "stops": (5, 2, 3), "steps": (1, 1, 2)})
+        yield Sample((typed((7, 33), dtype, rng),), {"starts": (1, 3), "stops": (6, 32), "steps": (1, 2)})
+        yield Sample((typed((7, 33), dtype, rng),), {"starts": (6, 30), "stops": (-1, 2), "steps": (-1, -3)})
+        yield Sample((typed((5, 4, 3), dtype, rng),), {"starts": (0, 2, 0), "stops": (5, 2, 3), "steps": (1, 1, 2)})
 
 
 @index(infer=_infer_slice, reference=_slice_reference, samples=_slice_samples)
@@ -211,9 +213,9 @@ def _infer_concat(types: Types, *, axis: int) -> Types:
 
 def _concat_samples(rng: np.random.Generator) -> Iterable[Sample]:
     for dtype in (np.float32, np.int64, np.float16, bool):
-        yield Sample((_typed((3, 5), dtype, rng), _typed((3, 17), dtype, rng), _typed((3, 1), dtype, rng)), {"axis": 1})
-        yield Sample((_typed((2, 3), dtype, rng), _typed((0, 3), dtype, rng), _typed((4, 3), dtype, rng)), {"axis": 0})
-    yield Sample((_typed((4,), np.float32, rng),), {"axis": 0})
+        yield Sample((typed((3, 5), dtype, rng), typed((3, 17), dtype, rng), typed((3, 1), dtype, rng)), {"axis": 1})
+        yield Sample((typed((2, 3), dtype, rng), typed((0, 3), dtype, rng), typed((4, 3), dtype, rng)), {"axis": 0})
+    yield Sample((typed((4,), np.float32, rng),), {"axis": 0})
 
 
 @index(infer=_infer_concat, reference=lambda *xs, axis: np.concatenate(xs, axis), samples=_concat_samples)
@@ -228,7 +230,7 @@ def concat(s: S, i: I, *xs: R, types: Types, out: TensorType, axis: int) -> X:
     result = None
     for k in reversed(range(len(xs))):
         here = [at >= offsets[k]] * (k > 0) + [at < offsets[k + 1]] * (k + 1 < len(xs))
-        value = _guarded(xs[k], (*i[:axis], at - offsets[k], *i[axis + 1 :]), here)
+        value = guarded(xs[k], (*i[:axis], at - offsets[k], *i[axis + 1 :]), here)
         result = value if result is None else s.where(at < offsets[k + 1], value, result)
     return result
 
@@ -242,8 +244,8 @@ def _infer_tile(types: Types, *, repeats: tuple[Dim, ...]) -> Types:
 
 def _tile_samples(rng: np.random.Generator) -> Iterable[Sample]:
     for dtype in (np.float32, np.int64, np.float16, bool):
-        yield Sample((_typed((3, 7), dtype, rng),), {"repeats": (2, 3)})
-        yield Sample((_typed((1, 5, 2), dtype, rng),), {"repeats": (4, 1, 0)})
+        yield Sample((typed((3, 7), dtype, rng),), {"repeats": (2, 3)})
+        yield Sample((typed((1, 5, 2), dtype, rng),), {"repeats": (4, 1, 0)})
 
 
 @index(infer=_infer_tile, reference=lambda x, repeats: np.tile(x, repeats), samples=_tile_samples)
@@ -272,10 +274,10 @@ def _infer_pad(types: Types, *, low: tuple[Dim, ...], high: tuple[Dim, ...], mod
 def _pad_samples(rng: np.random.Generator) -> Iterable[Sample]:
     for dtype in (np.float32, np.int8, np.float16):
         for mode in _PAD_MODES:
-            yield Sample((_typed((5, 13), dtype, rng),), {"low": (2, 0), "high": (1, 9), "mode": mode})
-        yield Sample((_typed((1, 4, 3), dtype, rng),), {"low": (0, 1, 0), "high": (1, 0, 2), "value": -2})
-        yield Sample((_typed((2, 3), dtype, rng),), {"low": (5, 0), "high": (4, 7), "mode": "reflect"})
-    yield Sample((_typed((3,), bool, rng),), {"low": (1,), "high": (1,), "value": 1})
+            yield Sample((typed((5, 13), dtype, rng),), {"low": (2, 0), "high": (1, 9), "mode": mode})
+        yield Sample((typed((1, 4, 3), dtype, rng),), {"low": (0, 1, 0), "high": (1, 0, 2), "value": -2})
+        yield Sample((typed((2, 3), dtype, rng),), {"low": (5, 0), "high": (4, 7), "mode": "reflect"})
+    yield Sample((typed((3,), bool, rng),), {"low": (1,), "high": (1,), "value": 1})
 
 
 def _pad_reference(x: np.ndarray, low: Any, high: Any, mode: str = "constant", value: float = 0) -> np.ndarray:
@@ -307,7 +309,7 @@ def pad(s: S, i: I, x: R, *, types: Types, out: TensorType, low: I, high: I, mod
             j = j % period
             j = s.min(j, period - j) if d != 1 else 0 * k
         at.append(j)
-    return _guarded(x, tuple(at), inside, _literal(value, types[0].dtype))
+    return guarded(x, tuple(at), inside, _literal(value, types[0].dtype))
 
 
 def _at_least_one(s: S, size: X, d: Dim) -> X:
@@ -349,9 +351,9 @@ def _window_samples(rng: np.random.Generator) -> Iterable[Sample]:
             "high": (0, 0),
             "fill": 0,
         }
-        yield Sample((_typed((2, 7, 9), dtype, rng),), plain)
-        yield Sample((_typed((2, 7, 9), dtype, rng),), plain | {"low": (1, 0), "high": (2, 3), "dilations": (2, 1)})
-        yield Sample((_typed((2, 7, 9), dtype, rng),), plain | {"low": (1, 1), "high": (1, 1), "fill": -math.inf})
+        yield Sample((typed((2, 7, 9), dtype, rng),), plain)
+        yield Sample((typed((2, 7, 9), dtype, rng),), plain | {"low": (1, 0), "high": (2, 3), "dilations": (2, 1)})
+        yield Sample((typed((2, 7, 9), dtype, rng),), plain | {"low": (1, 1), "high": (1, 1), "fill": -math.inf})
 
 
 @index(infer=_infer_window, samples=_window_samples)
@@ -382,7 +384,7 @@ def window(
         inside += [j >= 0] * (not (isinstance(low[k], int) and low[k] == 0))
         inside += [j < x.shape[a]] * (not (isinstance(high[k], int) and high[k] == 0))
         at[a] = j
-    return _guarded(x, tuple(at), inside, _literal(fill, types[0].dtype))
+    return guarded(x, tuple(at), inside, _literal(fill, types[0].dtype))
 
 
 def _infer_dilate(types: Types, *, axes: tuple[int, ...], factors: tuple[int, ...]) -> Types:
@@ -397,8 +399,8 @@ def _infer_dilate(types: Types, *, axes: tuple[int, ...], factors: tuple[int, ..
 
 def _dilate_samples(rng: np.random.Generator) -> Iterable[Sample]:
     for dtype in (np.float32, np.int8, np.float16):
-        yield Sample((_typed((2, 3, 5), dtype, rng),), {"axes": (1, 2), "factors": (2, 3)})
-        yield Sample((_typed((7,), dtype, rng),), {"axes": (0,), "factors": (1,)})
+        yield Sample((typed((2, 3, 5), dtype, rng),), {"axes": (1, 2), "factors": (2, 3)})
+        yield Sample((typed((7,), dtype, rng),), {"axes": (0,), "factors": (1,)})
 
 
 @index(infer=_infer_dilate, samples=_dilate_samples)
@@ -410,110 +412,7 @@ def dilate(s: S, i: I, x: R, *, types: Types, out: TensorType, axes: tuple[int, 
         if f != 1:
             at[a] = i[a] // f
             inside.append(s.eq(i[a] % f, 0))
-    return _guarded(x, tuple(at), inside, _literal(0, types[0].dtype))
-
-
-# --- lookups ----------------------------------------------------------------------------------------------------------------
-
-
-def _lookup(s: S, value: X, size: X) -> X:
-    """An index value as a position: negative ones count from the end, what is then out of range is clamped."""
-    k = s.cast(value, i64)
-    return s.max(s.min(s.where(k < 0, k + size, k), size - 1), 0)
-
-
-def _nonempty(sizes: Iterable[X], dims: Iterable[Dim]) -> list[X]:
-    """Guards for a lookup along axes whose size may turn out to be 0."""
-    return [n > 0 for n, d in zip(sizes, dims, strict=True) if not isinstance(d, int)]
-
-
-def _check_indices(data: TensorType, indices: TensorType, axes: Iterable[int]) -> None:
-    if not indices.dtype.is_int:
-        raise ShapeError(f"indices must be integers, got {indices.dtype}")
-    if indices.size != 0 and any(data.shape[a] == 0 for a in axes):
-        raise ShapeError(f"{data} has no elements to look up")
-
-
-def _infer_gather(types: Types, *, axis: int) -> Types:
-    data, indices = types
-    if not 0 <= axis < data.rank:
-        raise ShapeError(f"axis {axis} is out of range for {data}")
-    _check_indices(data, indices, [axis])
-    return (data.with_shape(data.shape[:axis] + indices.shape + data.shape[axis + 1 :]),)
-
-
-def _gather_samples(rng: np.random.Generator) -> Iterable[Sample]:
-    for dtype, index_dtype in ((np.float32, np.int64), (np.int8, np.int32), (np.float16, np.int64), (bool, np.int64)):
-        yield Sample((_typed((9, 17), dtype, rng), rng.integers(-9, 9, (2, 3)).astype(index_dtype)), {"axis": 0})
-        yield Sample((_typed((3, 5, 7), dtype, rng), np.asarray(-2, index_dtype)), {"axis": 1})
-        yield Sample((_typed((4, 5), dtype, rng), np.array([[0], [4], [9], [-9]], index_dtype)), {"axis": 1})
-
-
-@index(infer=_infer_gather, samples=_gather_samples)
-def gather(s: S, i: I, data: R, indices: R, *, types: Types, out: TensorType, axis: int) -> X:
-    """`axis` of data replaced by the axes of the integer `indices`, each naming an element along it.
-
-    Negative indices count from the end; what is out of range is clamped.
-    """
-    rank = types[1].rank
-    k = _lookup(s, indices[i[axis : axis + rank]], data.shape[axis])
-    guards = _nonempty([data.shape[axis]], [types[0].shape[axis]])
-    return _guarded(data, (*i[:axis], k, *i[axis + rank :]), guards)
-
-
-def _infer_gather_elements(types: Types, *, axis: int) -> Types:
-    data, indices = types
-    if data.rank != indices.rank or not 0 <= axis < data.rank:
-        raise ShapeError("data and indices differ in rank, or the axis is out of range")
-    for k, (a, b) in enumerate(zip(data.shape, indices.shape, strict=True)):
-        if k != axis and isinstance(a, int) and isinstance(b, int) and b > a:
-            raise ShapeError(f"axis {k} of the indices is longer ({b}) than that of the data ({a})")
-    _check_indices(data, indices, [axis])
-    return (data.with_shape(indices.shape),)
-
-
-def _gather_elements_samples(rng: np.random.Generator) -> Iterable[Sample]:
-    for dtype, index_dtype in ((np.float32, np.int64), (np.int8, np.int32), (np.float16, np.int64)):
-        yield Sample((_typed((9, 17), dtype, rng), rng.integers(-9, 9, (3, 17)).astype(index_dtype)), {"axis": 0})
-        yield Sample((_typed((3, 5, 7), dtype, rng), rng.integers(-7, 7, (3, 4, 11)).astype(index_dtype)), {"axis": 2})
-
-
-@index(infer=_infer_gather_elements, samples=_gather_elements_samples)
-def gather_elements(s: S, i: I, data: R, indices: R, *, types: Types, out: TensorType, axis: int) -> X:
-    """Along `axis`, the elements of data that the integer `indices` (of the result's shape) name; as `gather` otherwise."""
-    k = _lookup(s, indices[i], data.shape[axis])
-    guards = _nonempty([data.shape[axis]], [types[0].shape[axis]])
-    return _guarded(data, (*i[:axis], k, *i[axis + 1 :]), guards)
-
-
-def _infer_gather_nd(types: Types, *, batch_dims: int = 0) -> Types:
-    data, indices = types
-    depth = indices.shape[-1] if indices.rank else 0
-    if not isinstance(depth, int):
-        raise ShapeError(f"the last size of the indices must be known, got {depth}")
-    if indices.rank <= batch_dims or batch_dims + depth > data.rank:
-        raise ShapeError(f"{batch_dims} batch axes and indices of {depth} do not fit")
-    _check_indices(data, indices, range(batch_dims, batch_dims + depth))
-    batch = broadcast_shape(data.shape[:batch_dims], indices.shape[:batch_dims])
-    return (data.with_shape(batch + indices.shape[batch_dims:-1] + data.shape[batch_dims + depth :]),)
-
-
-def _gather_nd_samples(rng: np.random.Generator) -> Iterable[Sample]:
-    for dtype, index_dtype in ((np.float32, np.int64), (np.int8, np.int32), (np.float16, np.int64)):
-        yield Sample((_typed((4, 4, 17), dtype, rng), rng.integers(-4, 4, (3, 2)).astype(index_dtype)), {})
-        yield Sample((_typed((3, 5, 7), dtype, rng), rng.integers(-5, 5, (3, 2, 1)).astype(index_dtype)), {"batch_dims": 1})
-
-
-@index(infer=_infer_gather_nd, samples=_gather_nd_samples)
-def gather_nd(s: S, i: I, data: R, indices: R, *, types: Types, out: TensorType, batch_dims: int = 0) -> X:
-    """Slices of data named by the last axis of the integer `indices`, after `batch_dims` shared axes; as `gather` otherwise."""
-    depth = types[1].shape[-1]
-    assert isinstance(depth, int)
-    lead = types[1].rank - 1
-    axes = range(batch_dims, batch_dims + depth)
-    at = [_lookup(s, indices[(*i[:lead], k)], data.shape[a]) for k, a in enumerate(axes)]
-    guards = _nonempty([data.shape[a] for a in axes], [types[0].shape[a] for a in axes])
-    return _guarded(data, (*i[:batch_dims], *at, *i[lead:]), guards)
+    return guarded(x, tuple(at), inside, _literal(0, types[0].dtype))
 
 
 # --- from nothing -----------------------------------------------------------------------------------------------------------

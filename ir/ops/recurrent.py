@@ -100,19 +100,25 @@ class _Network:
         gates: int,
         cell: Cell,
         states: list[Value],
+        *,
         late_bias: int = 0,
+        late_gates: int = 0,
         extra: Sequence[Value] = (),
     ) -> tuple[Value, list[Value]]:
         """One direction: results [t, b, h] and final states [b, h].
 
-        The biases of the last `late_bias` gates of r are not added to the x part but passed to the cell as its last capture.
+        The biases of the last `late_bias` gates of r are not added to the x part but passed to the cell as its last capture;
+        the columns of r of the last `late_gates` gates are cut off, once for all steps, and passed as its first.
         """
         steps, batch, width = self.x.shape
         hidden = self.r.shape[2]
         w, r, bias = (reshape(narrow(v, 0, k, k + 1), v.shape[1:]) for v in (self.w, self.r, self.bias))
         early = (gates - late_bias) * hidden
         of_x, of_r = narrow(bias, 0, 0, gates * hidden), narrow(bias, 0, gates * hidden, 2 * gates * hidden)
-        captures = [transpose(r, (1, 0)), *extra]
+        across, cut = transpose(r, (1, 0)), (gates - late_gates) * hidden
+        captures = [narrow(across, 1, 0, cut), *extra]
+        if late_gates:
+            captures.insert(1, narrow(across, 1, cut, gates * hidden))
         if late_bias:
             first = build("add", narrow(of_x, 0, 0, early), narrow(of_r, 0, 0, early))
             captures.append(narrow(of_r, 0, early, gates * hidden))
@@ -304,17 +310,18 @@ def gru(
                 linear = _step(before, r)
                 gates = build("add", narrow(part, 1, 0, 2 * hidden), narrow(linear, 1, 0, 2 * hidden))
             else:
-                gates = build("add", narrow(part, 1, 0, 2 * hidden), _step(before, narrow(r, 1, 0, 2 * hidden)))
+                gates = build("add", narrow(part, 1, 0, 2 * hidden), _step(before, r))
             z, reset = (f(_limited(_part(gates, gate, hidden), clip)) for gate in range(2))
             if linear_before_reset:
                 recurrent = build("mul", reset, build("add", _part(linear, 2, hidden), known[0]))  # type: ignore[possibly-unbound]
             else:
-                recurrent = _step(build("mul", reset, before), _part(r, 2, hidden))
+                recurrent = _step(build("mul", reset, before), known[0])
             candidate = g(_limited(build("add", _part(part, 2, hidden), recurrent), clip))
             return [build("add", candidate, build("mul", z, build("sub", before, candidate)))]
 
         states = [_initial(h0, k, layout)]
-        runs.append(network.run(k, backward, 3, cell, states, late_bias=int(linear_before_reset)))
+        late = int(linear_before_reset)
+        runs.append(network.run(k, backward, 3, cell, states, late_bias=late, late_gates=1 - late))
     return _results(runs, x, layout)
 
 
