@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +16,10 @@ import click
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..compiler.artifact import load
+from ..compiler.artifact import load, save
 from ..compiler.bench import BenchReport, bench
 from ..compiler.cli.terminal import Terminal
-from ..compiler.driver import compile
+from ..compiler.driver import compile_native
 from ..compiler.files import replacing
 from ..compiler.model import Model
 from ..compiler.progress import report
@@ -120,12 +119,21 @@ def show_fallback(terminal: Terminal, output: Path) -> None:
 def _compile(terminal: Terminal, source: Path | Graph, artifact: Path) -> tuple[Model, Path]:
     """Compile ahead of time, save, and load what was saved: from here on nothing of the compiler is used."""
     with terminal.progress("compile"):
-        compiled, compile_s = _timed(lambda: compile(source, progress=report))
-        _, save_s = _timed(lambda: compiled.save(artifact))
-    model, load_s = _timed(lambda: load(artifact))
+        started = time.perf_counter()
+        result = compile_native(source, progress=report)
+        compiled = time.perf_counter()
+        save(result.native, artifact)
+        saved = time.perf_counter()
+    model = load(artifact)
+    loaded = time.perf_counter()
+    kernels = sum(len(b.functions) for b in result.built)
+    cached = sum(b.cached for b in result.built)
     name = source.name if isinstance(source, Graph) else source.stem
     size = sum(f.stat().st_size for f in artifact.rglob("*") if f.is_file())
-    print(f"{name}: compiled in {compile_s:.1f} s, saved in {save_s:.1f} s, loaded in {load_s * 1e3:.0f} ms")
+    print(f"{name}: {len(result.graph.nodes)} nodes became {kernels} different kernels ({cached} of them from the cache)")
+    print(
+        f"compiled in {compiled - started:.1f} s, saved in {saved - compiled:.1f} s, loaded in {(loaded - saved) * 1e3:.0f} ms"
+    )
     print(f"artifact: {size / 1e6:.1f} MB, of which code {(artifact / 'model.so').stat().st_size / 1e6:.1f} MB")
     return model, artifact
 
@@ -167,12 +175,6 @@ def draw_sheet(readings: list[Reading], typeface: Path) -> Image.Image:
         draw.text((at, top), r.read, font=caption, fill=GREEN if r.read == r.written else RED)
         draw.text((at, top + CAPTION_SIZE + 4), f"confidence {r.confidence:.2f}", font=small, fill=GREY)
     return sheet
-
-
-def _timed(f: Callable[[], Model | None]) -> tuple[Model, float]:
-    start = time.perf_counter()
-    result = f()
-    return result, time.perf_counter() - start  # type: ignore[return-value]
 
 
 if __name__ == "__main__":
