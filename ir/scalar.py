@@ -11,13 +11,14 @@ div (truncates on integers) rem (sign of the dividend)   is_nan   const(value, l
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from . import transcendental as _t
 from .loops import Bitcast, Cast, Const, Expr, Scalar, binary, unary, Op
-from .types import DType, bool_, dtype_of, f16, f32
+from .types import DType, bool_, dtype_of, f16, f32, f64
 
 
 class LoopScalars:
@@ -80,7 +81,10 @@ class LoopScalars:
     def _extreme(self, name: str, a: Scalar, b: Scalar) -> Expr:
         if isinstance(a, Const) or not isinstance(a, Expr):
             a, b = b, a
-        assert isinstance(a, Expr)
+        if not isinstance(a, Expr) or isinstance(a, Const):  # both are known
+            dtype = next(x.dtype for x in (a, b) if isinstance(x, Expr))
+            known = [x.value if isinstance(x, Const) else x for x in (a, b)]
+            return Const(max(known) if name == "max" else min(known), dtype)
         if a.dtype.kind in "iu":
             return binary(name, a, b)
         if a.dtype is bool_:
@@ -100,8 +104,15 @@ class LoopScalars:
         return binary("div", a, b)
 
     def rem(self, a: Scalar, b: Scalar) -> Expr:
-        """a - b * trunc(a / b): the sign of the dividend."""
-        return binary("rem", a, b)
+        """a - b * trunc(a / b): the sign of the dividend.  Floats: exact while the quotient is below 2**53."""
+        dtype = next(x.dtype for x in (a, b) if isinstance(x, Expr))
+        if not dtype.is_float:
+            return binary("rem", a, b)
+        x, y = (self.cast(v, f64) if isinstance(v, Expr) else Const(v, f64) for v in (a, b))
+        r = self.fma(-self.trunc(x / y), y, x)  # exact, but the quotient may have been rounded up to the next integer
+        r = self.where((r < 0) ^ (x < 0), self.where(self.eq(r, 0), r, self.where(x < 0, r - self.abs(y), r + self.abs(y))), r)
+        infinite = self.eq(self.abs(y), Const(math.inf, f64))  # of which trunc(x / y) * y is NaN
+        return self.cast(self.where(infinite, self.where(self.is_nan(x - x), x - x, x), r), dtype)
 
 
 def _cast_const(value: float, dtype: DType) -> float | int | bool:

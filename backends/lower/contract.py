@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ...ir.dims import Dim, ceildiv, dim_product
+from ...ir.dims import Dim, DimExpr, ceildiv, dim_product, evaluate_dim, symbols_of
 from ...ir.errors import CodegenError
 from ...ir.graph import Graph, Node, Value, input_value
-from ...ir.loops import Alloc, Buf, Const, Expr, For, If, Let, Load, LoopFunction, Names, Stmt, Store, Var, binary, size_expr
+from ...ir.loops import Alloc, Buf, Const, Expr, For, If, Let, Load, LoopFunction, Names, Prefetch, Stmt, Store, Var, binary, size_expr
 from ...ir.ops.registry import op_def
 from ...ir.scalar import LOOPS, compute_dtype
 from ...ir.types import DType
@@ -24,9 +24,11 @@ from .access import Access, Index, broadcast_index, in_memory, linear, strides_o
 from .collapse import collapse
 from .kernel import Params, access, const, function, loops, parameters, spread
 
-BLOCK_BYTES = 1 << 20  # of packed panels that one sweep over the rows reads: they stay in the second-level cache
+BLOCK_BYTES = 1 << 19  # of packed panels that one sweep over the rows reads: with the next, they fit the second-level cache
 UNROLL_K = 4
 FEW_ROWS_SUMS = 8  # vectors of sums that hide the latency of a multiply-add
+LINE_BYTES = 64
+MOST_LINES = 4  # asked for in advance in one group of steps: more would crowd out the loads that are needed now
 ALIAS_BYTES = 4096  # rows this far apart share one set of the first-level cache
 
 
@@ -233,10 +235,22 @@ class _Contract:
         first = names.var("m")
         rest = names.var("left")
         setup: list[Stmt] = [Let(first, tile_index * tile.rows), Let(rest, size_expr(total) - first)]
-        place = _Place(batch, block_index, blocks, block, full)
+        place = _Place(batch, block_index, blocks, block, full, self._prefetching(tile_index, total, blocks))
         cost = size_expr(self.depth * (block if isinstance(block, int) else full + 1) * tile.width * tile.rows) // 8
         tasks = size_expr(dim_product((*what.batch, blocks, tiles)))
         return [For(task, tasks, (*setup, *self._tiles(total, first, rest, place)), "parallel", cost=cost)]
+
+    def _prefetching(self, tile_index: Expr, total: Dim, blocks: int) -> _Ahead | None:
+        """While one block of panels is in use, each tile asks for its share of the next one."""
+        if blocks == 1:
+            return None
+        rows = evaluate_dim(total, {s: 1 for s in symbols_of(total)})  # with the least sizes: a batch of one
+        needed = UNROLL_K * self.tile.width * self.what.packed.dtype.itemsize // LINE_BYTES  # lines that UNROLL_K steps read
+        sharing = max(1, -(-rows // self.tile.rows))
+        lines = -(-needed // sharing)
+        if lines > MOST_LINES:
+            return None
+        return _Ahead(binary("min", tile_index, const(-(-needed // lines))), lines)
 
     def _tiles(self, total: Dim, first: Var, rest: Var, place: _Place) -> list[Stmt]:
         """A whole tile, or the rows that are left as tiles of 8, 4, 2 and 1."""
@@ -289,13 +303,13 @@ class _Contract:
                 continue
             p = names.var("p")
             panel = place.block_index * size_expr(place.block) + done + p * size
-            body = self._micro(rows, first, buffer, base, moves, panel0, panel, place.batch, None, size)
+            body = self._micro(rows, first, buffer, base, moves, panel0, panel, place, None, size)
             statements.append(For(p, groups, tuple(body)))
             done = groups * size
         width = size_expr(tile.width)
         left = size_expr(what.n) % width
         if not (isinstance(left, Const) and left.value == 0):
-            tail = tuple(self._micro(rows, first, buffer, base, moves, panel0, size_expr(place.full), place.batch, left))
+            tail = tuple(self._micro(rows, first, buffer, base, moves, panel0, size_expr(place.full), place, left))
             mine = place.block_index + 1 >= size_expr(place.blocks)
             condition = mine if isinstance(left, Const) else mine & (const(0) < left)
             statements.append(If(condition, tail))
@@ -326,7 +340,7 @@ class _Contract:
 
     def _micro(
         self, rows: int, first: Expr, buffer: Buf, base: Sequence[Expr], moves: Sequence[Dim],
-        panel0: Expr, panel: Expr, batch: Index, limit: Expr | None, panels: int = 1,
+        panel0: Expr, panel: Expr, place: _Place, limit: Expr | None, panels: int = 1,
     ) -> list[Stmt]:  # fmt: skip
         """The register tile over `panels` panels: zero it, sum over k, run the epilogue and store.
 
@@ -364,8 +378,22 @@ class _Contract:
                     result.append(For(v, const(tile.lanes), (Store(acc, at, total),), "vector"))
             return result
 
-        statements += loops(names, what.k[:-1], lambda outer: _unrolled(names, what.k[-1], lambda kk: step((*outer, kk))))
-        return statements + self._store(rows, first, acc, vectors, panel, batch, limit)
+        def ahead(k: tuple[Expr, ...]) -> list[Stmt]:
+            if place.ahead is None or isinstance(self.depth, DimExpr):
+                return []
+            lines, element = place.ahead.lines, what.packed.dtype.itemsize
+            steps = self.depth // UNROLL_K  # of one panel
+            block = size_expr(place.block) * (self.depth * tile.width)
+            number = (place.ahead.share * size_expr(place.block) + (panel - place.block_index * size_expr(place.block))) * steps
+            line = (number + linear(k, k_strides) // UNROLL_K) * lines
+            offset = panel0 + (place.block_index + 1) * block + line * (LINE_BYTES // element)
+            return [Prefetch(self.panels, offset + q * (LINE_BYTES // element)) for q in range(lines)]
+
+        def inner(outer: tuple[Expr, ...]) -> list[Stmt]:
+            return _unrolled(names, what.k[-1], lambda kk: step((*outer, kk)), lambda kk: ahead((*outer, kk)))
+
+        statements += loops(names, what.k[:-1], inner)
+        return statements + self._store(rows, first, acc, vectors, panel, place.batch, limit)
 
     def _store(
         self, rows: int, first: Expr, acc: Buf, vectors: int, panel: Expr, batch: Index, limit: Expr | None
@@ -386,7 +414,7 @@ class _Contract:
         if what.out_batch and what.batch:
             row = linear(batch, strides_of(what.batch)) * size_expr(dim_product(what.m)) + row
         column = what.column(batch, panel * tile.width + j * tile.lanes + lane)
-        index = (*unravel(row, shape[:-1]), column)
+        index = (*unravel(row, shape[:-1]), column) if shape else ()
         stores = tuple(
             Store(b, linear(index, strides_of(shape)), reads.at(v, index)) for v, b in zip(flat.outputs, self.params.outputs, strict=True)
         )
@@ -406,15 +434,27 @@ class _Place:
     blocks: int
     block: Dim
     full: Dim
+    ahead: _Ahead | None
 
 
-def _unrolled(names: Names, size: Dim, step: Callable[[Expr], list[Stmt]]) -> list[Stmt]:
-    """A serial loop over 0..size, some steps at a time."""
+@dataclass(frozen=True)
+class _Ahead:
+    """What a tile asks for in advance: share number `share` of the next block, `lines` cache lines every UNROLL_K steps of k."""
+
+    share: Expr
+    lines: int
+
+
+def _unrolled(
+    names: Names, size: Dim, step: Callable[[Expr], list[Stmt]], before: Callable[[Expr], list[Stmt]] = lambda k: []
+) -> list[Stmt]:
+    """A serial loop over 0..size, some steps at a time; `before` stands once before each group of steps."""
     if isinstance(size, int) and size <= 2 * UNROLL_K:
         return [s for k in range(size) for s in step(const(k))]
     q, u = names.var("k"), names.var("u")
     extent = size_expr(size)
-    whole = For(q, extent // UNROLL_K, (For(u, const(UNROLL_K), tuple(step(q * UNROLL_K + u)), "unroll"),))
+    steps = For(u, const(UNROLL_K), tuple(step(q * UNROLL_K + u)), "unroll")
+    whole = For(q, extent // UNROLL_K, (*before(q * UNROLL_K), steps))
     if isinstance(size, int):
         done = size // UNROLL_K * UNROLL_K
         return [whole, *(s for k in range(done, size) for s in step(const(k)))]

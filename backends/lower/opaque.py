@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ...ir.errors import CodegenError, UnsupportedOp
 from ...ir.graph import Graph
-from ...ir.loops import LoopFunction, Names, Tensor
+from ...ir.loops import Alloc, For, LoopFunction, Names, Stmt, Tensor
 from ...ir.ops.registry import op_def
 from .access import as_scalars
-from .kernel import function, parameters
+from .kernel import const, function, parameters
 
 
 def lower_opaque(body: Graph) -> LoopFunction:
@@ -24,4 +26,12 @@ def lower_opaque(body: Graph) -> LoopFunction:
     ins = [Tensor(by_value[v], v.shape) for v in node.inputs]
     outs = [Tensor(b, t.shape) for b, t in zip(params.outputs, node.types, strict=True)]
     attrs = {k: as_scalars(a) for k, a in node.attrs.items()}
-    return function(body, params, definition.loops(Names(), ins, outs, **attrs))
+    names = Names()
+    return function(body, params, _sharing_memory(names, definition.loops(names, ins, outs, **attrs)))
+
+
+def _sharing_memory(names: Names, statements: Sequence[Stmt]) -> list[Stmt]:
+    """A kernel's statements become functions of their own: those from the first `Alloc` on stay together."""
+    at = next((k for k, s in enumerate(statements) if isinstance(s, Alloc)), len(statements))
+    together = [For(names.var("once"), const(1), tuple(statements[at:]))] if at < len(statements) else []
+    return [*statements[:at], *together]
