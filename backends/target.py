@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import llvmlite.binding as llvm
 
-from ..ir.errors import TargetError
+from ..ir.errors import CodegenError, TargetError
 
 
 @dataclass(frozen=True)
@@ -95,3 +95,20 @@ def target_machine(target: Target) -> llvm.TargetMachine:
     )
     machine.set_asm_verbosity(False)
     return machine
+
+
+def optimized(text: str, target: Target) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
+    """The module of an LLVM text after LLVM's own passes.  Vectors and unrolling are ours: those passes of LLVM are off."""
+    machine = target_machine(target)
+    try:
+        module = llvm.parse_assembly(text, context=llvm.create_context())
+        module.verify()
+    except RuntimeError as e:
+        raise CodegenError(f"LLVM refuses the code of a kernel: {e}") from e
+    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    options.loop_vectorization = False
+    options.slp_vectorization = False
+    options.loop_unrolling = False
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    return module, machine

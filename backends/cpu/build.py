@@ -18,14 +18,13 @@ from pathlib import Path
 import llvmlite.binding as llvm
 
 from ...ir import config
-from ...ir.errors import CodegenError
 from ...ir.graph import Graph
 from ...ir.loops import LoopFunction, to_text
 from ...ir.text import digest
 from ..lower.lower import lower
 from ..program import Kernel, Program
 from ..runtime.native import Variant
-from ..target import Target, target_machine
+from ..target import Target, optimized
 from .kernel import emit_kernel, scratch_bytes
 from .main import emit_main, most_scratch
 
@@ -113,23 +112,6 @@ def _workers() -> int:
 
 def _compile_kernel(function: LoopFunction, symbol: str, target: Target) -> bytes:
     return compile_module(emit_kernel(function, symbol), target)
-
-
-def optimized(text: str, target: Target) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
-    """The module of an LLVM text after LLVM's own passes.  Vectors and unrolling are ours: those passes of LLVM are off."""
-    machine = target_machine(target)
-    try:
-        module = llvm.parse_assembly(text, context=llvm.create_context())
-        module.verify()
-    except RuntimeError as e:
-        raise CodegenError(f"LLVM refuses the code of a kernel: {e}") from e
-    options = llvm.create_pipeline_tuning_options(speed_level=3)
-    options.loop_vectorization = False
-    options.slp_vectorization = False
-    options.loop_unrolling = False
-    builder = llvm.create_pass_builder(machine, options)
-    builder.getModulePassManager().run(module, builder)
-    return module, machine
 
 
 def compile_module(text: str, target: Target) -> bytes:

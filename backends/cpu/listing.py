@@ -11,8 +11,8 @@ from collections.abc import Callable
 import llvmlite.binding as llvm
 
 from ..program import Program
-from ..target import Target, target_machine
-from .build import Built, optimized
+from ..target import Target, optimized, target_machine
+from .build import Built
 from .kernel import emit_kernel, scratch_bytes
 from .main import emit_main, most_scratch
 

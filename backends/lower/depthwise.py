@@ -14,6 +14,7 @@ from ...ir.loops import Alloc, Buf, Const, Expr, For, Let, Load, LoopFunction, N
 from ...ir.scalar import LOOPS, compute_dtype
 from .access import Access, Index, in_memory, linear, strides_of, unravel
 from .contract import contraction_of, epilogue
+from .grid import cells
 from .kernel import const, function, parameters, spread
 
 PIXELS = 4  # neighbouring results that share a weight in registers
@@ -24,10 +25,13 @@ def is_depthwise(node: Node) -> bool:
     return node.op == "conv" and node.inputs[1].shape[1] == 1 and node.inputs[1].shape[0] == node.attrs["groups"] > 1
 
 
-def lower_depthwise(body: Graph, lanes: int) -> LoopFunction:
-    """Loops for a depthwise convolution whose weights come as [*kernel, channels], and its epilogue."""
+def lower_depthwise(body: Graph, lanes: int, grid: bool = False) -> LoopFunction:
+    """Loops for a depthwise convolution whose weights come as [*kernel, channels], and its epilogue.
+
+    On a grid one thread computes one result.
+    """
     node = contraction_of(body)
-    return _Depthwise(body, node, lanes).lower()
+    return _Depthwise(body, node, 1).on_grid() if grid else _Depthwise(body, node, lanes).lower()
 
 
 class _Depthwise:
@@ -55,9 +59,7 @@ class _Depthwise:
 
         def block(offset: Expr, lane: Expr) -> list[Stmt]:
             statements: list[Stmt] = []
-            bounds = []
-            for axis in range(len(self.kernel) - 1):
-                bounds.append(self._taps(statements, position[1 + axis] * steps[axis] - pads[axis][0], axis))
+            bounds = [self._bounds(statements, position, axis) for axis in range(len(self.kernel) - 1)]
             low, step, dilation = pads[-1][0], steps[-1], dilations[-1]
             span = dilation * (self.kernel[-1] - 1)
             # results first..last read no padding along the line
@@ -80,6 +82,20 @@ class _Depthwise:
         cost = size_expr(dim_product((width, channels, *self.kernel)))
         loop = For(task, size_expr(dim_product(lines)), tuple(statements), "parallel", cost=cost)
         return function(self.body, self.params, [loop])
+
+    def on_grid(self) -> LoopFunction:
+        def one(index: Index) -> list[Stmt]:
+            *position, at, channel = index
+            statements: list[Stmt] = []
+            bounds = [self._bounds(statements, position, axis) for axis in range(len(self.kernel) - 1)]
+            return statements + self._pixels(position, at, 1, True, bounds, channel, const(0))
+
+        return function(self.body, self.params, [cells(self.names, self.shape, one)])
+
+    def _bounds(self, statements: list[Stmt], position: Sequence[Expr], axis: int) -> tuple[Expr, Expr, Expr]:
+        """The taps of an axis that read inside the image for results at this position."""
+        pads, steps = self.node.attrs["pads"], self.node.attrs["strides"]
+        return self._taps(statements, position[1 + axis] * steps[axis] - pads[axis][0], axis)
 
     def _taps(self, statements: list[Stmt], origin: Expr, axis: int) -> tuple[Expr, Expr, Expr]:
         """(first tap, number of taps, origin) that read inside the image along an axis, for a result that starts at `origin`."""

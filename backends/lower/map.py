@@ -13,16 +13,17 @@ from ...ir.graph import Graph, Value
 from ...ir.loops import Buf, Expr, For, If, LoopFunction, Names, Stmt, Store, size_expr
 from .access import Access, linear, strides_of, unravel
 from .collapse import collapse, is_pointwise
+from .grid import cells
 from .kernel import UNROLL, Element, access, const, function, loops, operations, parameters, remainder, spread
 
 BLOCK = 4096  # elements of the innermost dim that one task covers
 SHORT = 8  # an innermost dim below this is not worth a vector where another is longer
 
 
-def lower_map(body: Graph, lanes: int) -> LoopFunction:
+def lower_map(body: Graph, lanes: int, grid: bool = False) -> LoopFunction:
     """Loops for a body of pointwise and index ops whose outputs share one shape.
 
-    Source of the scheme: none; `lanes` elements at a time, parallel over everything but the innermost block.
+    `lanes` elements at a time, parallel over everything but the innermost block; on a grid one thread for each element.
     """
     names = Names()
     params = parameters(body)
@@ -34,14 +35,15 @@ def lower_map(body: Graph, lanes: int) -> LoopFunction:
         offset: Dim = 0
         axis = root.node.attrs["axis"]
         for operand in root.node.inputs:
-            statements += _nest(names, reads, [(operand, params.outputs[0])], root.shape, operand.shape, (axis, offset), lanes, work)
+            targets = [(operand, params.outputs[0])]
+            statements += _nest(names, reads, targets, root.shape, operand.shape, (axis, offset), lanes, work, grid)
             offset = offset + operand.shape[axis]
         return function(body, params, statements)
     flat = collapse(body, root.shape) if is_pointwise(body) else body
     reads = access(flat, params)
     targets = list(zip(flat.outputs, params.outputs, strict=True))
     shape = flat.outputs[0].shape
-    return function(body, params, _nest(names, reads, targets, shape, shape, (0, 0), lanes, work))
+    return function(body, params, _nest(names, reads, targets, shape, shape, (0, 0), lanes, work, grid))
 
 
 def _nest(
@@ -53,9 +55,19 @@ def _nest(
     shift: tuple[int, Dim],
     lanes: int,
     work: int,
+    grid: bool,
 ) -> list[Stmt]:
     """Loops over `extent` that store each target into a buffer of `shape`, moved by shift (axis, offset)."""
     strides = strides_of(shape)
+
+    def stores(index: Sequence[Expr]) -> list[Stmt]:
+        at = list(index)
+        if shift[1] != 0:
+            at[shift[0]] = at[shift[0]] + size_expr(shift[1])
+        return [Store(b, linear(at, strides), reads.at(v, index)) for v, b in targets]
+
+    if grid:
+        return [cells(names, extent, stores)]
     shape, extent = list(shape), list(extent)
     rank = len(extent)
     vector = _vector_axis(extent)
@@ -67,12 +79,6 @@ def _nest(
     outer = [k for k in range(rank) if k < vector]
     task = names.var("t")
     *outer_index, block_index = unravel(task, [*(extent[k] for k in outer), blocks])
-
-    def stores(index: Sequence[Expr]) -> list[Stmt]:
-        at = list(index)
-        if shift[1] != 0:
-            at[shift[0]] = at[shift[0]] + size_expr(shift[1])
-        return [Store(b, linear(at, strides), reads.at(v, index)) for v, b in targets]
 
     def element(base: Expr) -> Element:
         def run(offset: Expr, lane: Expr) -> Sequence[Stmt]:
