@@ -93,9 +93,8 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, check_weig
     if check_weights or (check_weights is None and weights.size <= _CHEAP):
         _check_digest(folder, "weights.bin", manifest, weights.data)
     library = _Library(folder, manifest, signature, weights.size)
-    executable = Executable(
-        signature, library.main, library.workspace, weights, share(thread_count(threads), library.pool_code), library
-    )
+    pool = share(thread_count(threads), library.pool_code)
+    executable = Executable(signature, library.main, library.workspace, weights[library.weights_offset :], pool, library)
     saved = Saved(folder.absolute(), digest, reload)
     return Model(executable, functools.partial(_copy, saved), saved)
 
@@ -127,7 +126,13 @@ def read_graph(path: str | os.PathLike[str]) -> str:
 class _Entries(ctypes.Structure):
     """`%entries` of abi.ll."""
 
-    _fields_ = [(name, ctypes.c_void_p) for name in ("main", "workspace", "pool_create", "parallel_for")]
+    _fields_ = [
+        ("main", ctypes.c_void_p),
+        ("workspace", ctypes.c_void_p),
+        ("weights_offset", ctypes.c_int64),
+        ("pool_create", ctypes.c_void_p),
+        ("parallel_for", ctypes.c_void_p),
+    ]
 
 
 class _Info(ctypes.Structure):
@@ -172,6 +177,7 @@ class _Library:
             raise ArtifactError(f"{folder / 'model.so'} does not start: {text_of(status)}")
         self.main = int(entries.main or 0)
         self.workspace = int(entries.workspace or 0)
+        self.weights_offset = entries.weights_offset
         self._pool = (int(entries.pool_create or 0), int(entries.parallel_for or 0))
 
     def pool_code(self) -> PoolCode:

@@ -2,9 +2,11 @@
 ; functions that depend on the signature: dispatch, bind_inputs, bind_outputs, run and workspace_size.
 
 %tensor = type { ptr, ptr, i32, i32 }          ; octavo_tensor: data, shape, rank, dtype
-%handle = type { ptr, ptr, i64, ptr, ptr }     ; the model's mark, weights, bytes to unmap, PREFIX_main, PREFIX_workspace
+%handle = type { ptr, ptr, i64, %entries }     ; the model's mark, weights.bin, bytes to unmap, the code for this processor
 %threads = type { ptr, ptr, i32 }              ; octavo_threads: parallel_for, pool, workers
-%entries = type { ptr, ptr, ptr, ptr }         ; what Python loads: PREFIX_main, PREFIX_workspace, pool_create, parallel_for
+
+; What Python loads: PREFIX_main, PREFIX_workspace, where its weights begin in weights.bin, pool_create, parallel_for.
+%entries = type { ptr, ptr, i64, ptr, ptr }
 
 declare i32 @open(ptr, i32, ...)
 declare i64 @lseek(i32, i64, i32)
@@ -91,30 +93,24 @@ null:
 
 define internal i32 @${prefix}new_handle(ptr %weights, i64 %mapped, ptr %out) nounwind {
 entry:
-  %code = alloca %entries
-  %failed = call i32 @${prefix}entry(ptr %code)
-  %unfit = icmp ne i32 %failed, 0
-  br i1 %unfit, label %no_cpu, label %allocate
-allocate:
-  %handle = call ptr @malloc(i64 40)
+  %handle = call ptr @malloc(i64 64)
   %null = icmp eq ptr %handle, null
-  br i1 %null, label %no_memory, label %fill
+  br i1 %null, label %no_memory, label %choose
+choose:
+  %code_at = getelementptr %handle, ptr %handle, i32 0, i32 3
+  %failed = call i32 @${prefix}entry(ptr %code_at)
+  %unfit = icmp ne i32 %failed, 0
+  br i1 %unfit, label %no_cpu, label %fill
 fill:
   store ptr @${prefix}info, ptr %handle
   %weights_at = getelementptr %handle, ptr %handle, i32 0, i32 1
   store ptr %weights, ptr %weights_at
   %mapped_at = getelementptr %handle, ptr %handle, i32 0, i32 2
   store i64 %mapped, ptr %mapped_at
-  %main = load ptr, ptr %code
-  %main_at = getelementptr %handle, ptr %handle, i32 0, i32 3
-  store ptr %main, ptr %main_at
-  %workspace_of = getelementptr %entries, ptr %code, i32 0, i32 1
-  %workspace = load ptr, ptr %workspace_of
-  %workspace_at = getelementptr %handle, ptr %handle, i32 0, i32 4
-  store ptr %workspace, ptr %workspace_at
   store ptr %handle, ptr %out
   ret i32 0
 no_cpu:
+  call void @free(ptr %handle)
   ret i32 $CPU
 no_memory:
   ret i32 $MEMORY
@@ -137,9 +133,13 @@ fill:
   %workspace = load ptr, ptr %workspace_of
   %workspace_at = getelementptr %entries, ptr %out, i32 0, i32 1
   store ptr %workspace, ptr %workspace_at
-  %create_at = getelementptr %entries, ptr %out, i32 0, i32 2
+  %offset_of = getelementptr i64, ptr @${prefix}offsets, i32 %variant
+  %offset = load i64, ptr %offset_of
+  %offset_at = getelementptr %entries, ptr %out, i32 0, i32 2
+  store i64 %offset, ptr %offset_at
+  %create_at = getelementptr %entries, ptr %out, i32 0, i32 3
   store ptr @${prefix}pool_create, ptr %create_at
-  %loop_at = getelementptr %entries, ptr %out, i32 0, i32 3
+  %loop_at = getelementptr %entries, ptr %out, i32 0, i32 4
   store ptr @${prefix}parallel_for, ptr %loop_at
   ret i32 0
 no_cpu:

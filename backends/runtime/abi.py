@@ -185,6 +185,7 @@ def _constants(program: NativeProgram, prefix: str, nbytes: int) -> str:
         *[_string(f"{prefix}text{s.value}", text) for s, text in TEXTS.items()],
         _table(f"{prefix}texts", [f"{prefix}text{s.value}" for s in TEXTS]),
         _table(f"{prefix}mains", [f"{v.prefix}_main" for v in program.variants]),
+        _offsets(f"{prefix}offsets", program),
         _table(f"{prefix}workspaces", [f"{v.prefix}_workspace" for v in program.variants]),
         f"@{prefix}info = internal constant {{ i32, i32, i32, i32, i64, ptr, ptr }} {{ i32 {ABI_VERSION}, "
         f"i32 {len(signature.inputs)}, i32 {len(signature.outputs)}, i32 {len(signature.symbols)}, i64 {nbytes}, "
@@ -204,6 +205,11 @@ def _string(name: str, text: str) -> str:
 
 def _table(name: str, members: list[str]) -> str:
     return f"@{name} = internal constant [{len(members)} x ptr] [{', '.join(f'ptr @{m}' for m in members)}]"
+
+
+def _offsets(name: str, program: NativeProgram) -> str:
+    values = ", ".join(f"i64 {variant.weights_offset}" for variant in program.variants)
+    return f"@{name} = internal constant [{len(program.variants)} x i64] [{values}]"
 
 
 def _dispatch(variants: list[Variant], processor: str, prefix: str) -> str:
@@ -315,7 +321,7 @@ def _workers(f: _Function, prefix: str) -> tuple[str, str]:
 
 
 def _needed(f: _Function, sizes: str, workers: str) -> str:
-    code = f.load("ptr", f.field("%handle", "%handle", 4))
+    code = f.load("ptr", f.field("%entries", f.field("%handle", "%handle", 3), 1))
     return f.value(f"call i64 {code}(ptr {sizes}, i32 {workers})")
 
 
@@ -363,8 +369,10 @@ def _run(signature: Signature, prefix: str) -> str:
     pool = f.value(f"select i1 {several}, ptr %threads, ptr null")
     loop = f.load("ptr", f.value(f"select i1 {several}, ptr %threads, ptr %handle"))  # the handle's first field is not null
     f.require(f.value(f"icmp ne ptr {loop}, null"), Status.NULL)
-    weights = f.load("ptr", f.field("%handle", "%handle", 1))
-    main = f.load("ptr", f.field("%handle", "%handle", 3))
+    code = f.field("%handle", "%handle", 3)
+    offset = f.load("i64", f.field("%entries", code, 2))
+    weights = f.at(f.load("ptr", f.field("%handle", "%handle", 1)), offset, "i8")
+    main = f.load("ptr", code)
     f.require_ok(
         f.value(
             f"call i32 {main}(ptr {input_table}, ptr {output_table}, ptr {sizes}, ptr {weights}, ptr %workspace, ptr {pool})"

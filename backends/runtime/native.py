@@ -25,12 +25,16 @@ from .threads import PoolCode, share, thread_count
 
 @dataclass(frozen=True)
 class Variant:
-    """The model's code for one level of a processor: `features` are the LLVM names of what the code needs ("avx2", "fma")."""
+    """The model's code for one level of a processor: `features` are the LLVM names of what the code needs ("avx2", "fma").
+
+    Levels pack constants differently: this one's begin `weights_offset` bytes into the program's weights, a multiple of 64.
+    """
 
     features: tuple[str, ...]
     triple: str
     prefix: str
     objects: list[bytes]
+    weights_offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def load_native(program: NativeProgram, threads: int | None = None) -> Executabl
     """Links the best variant that this CPU can run into the process.  Raises TargetError where there is none."""
     variant = _choose(program)
     main, workspace, owner = _link(variant.objects, [f"{variant.prefix}_main", f"{variant.prefix}_workspace"])
-    weights = _aligned(program.weights_array)
+    weights = _aligned(program.weights_array)[variant.weights_offset :]
     return Executable(program.signature, main, workspace, weights, share(thread_count(threads), jit_pool), owner)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from llvmlite import binding as llvm
 from octavo.backends.runtime.assembly import assemble
@@ -146,6 +148,17 @@ def affine(
     weights[0] = offset
     variant = Variant(features, triple, prefix, [assemble(ir, triple)])
     return NativeProgram(name, signature, [variant], weights.tobytes(), "graph text", {"target": "test"})
+
+
+def two_levels(name: str = "levels") -> NativeProgram:
+    """A level that no processor of today has, then one whose weights begin 64 bytes further: y = x * 2 + 7."""
+    program = affine(name)
+    (variant,) = program.variants
+    future = replace(variant, features=("avx512fp16", "avxvnniint8", "avxifma"))
+    here = replace(affine(name, prefix="v1").variants[0], weights_offset=64)
+    weights = np.zeros(32, np.float32)
+    weights[0], weights[16] = 1, 7
+    return replace(program, variants=[future, here], weights=weights.tobytes())
 
 
 def positive(name: str = "positive", triple: str = TRIPLE) -> NativeProgram:

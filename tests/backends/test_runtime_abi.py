@@ -23,7 +23,7 @@ from octavo.backends.runtime.signature import Signature, TensorSpec
 from octavo.backends.runtime.status import TEXTS, Status
 from octavo.ir.errors import CodegenError, TargetError
 
-from .handmade import TRIPLE, affine, checked, positive
+from .handmade import TRIPLE, affine, checked, positive, two_levels
 
 SOURCE = Path(__file__).with_name("two_models.c")
 ARM = "aarch64-unknown-linux-gnu"
@@ -48,7 +48,7 @@ def write(folder: Path, program: NativeProgram) -> Path:
 def c_program(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     compiler = tool("cc")
     folder = tmp_path_factory.mktemp("c")
-    first, second = write(folder / "first", affine("first")), write(folder / "second", positive("second model"))
+    first, second = write(folder / "first", two_levels("first")), write(folder / "second", positive("second model"))
     libraries = [str(first / "model.so"), str(second / "model.so")]
     flags = ["-std=c11", "-g", "-Wall", "-Wextra", "-Werror", "-pedantic", "-pthread", f"-I{folder}"]
     program = str(folder / "two_models")
@@ -285,7 +285,7 @@ def test_dispatch_agrees_with_the_kernel(tmp_path: Path):
         variant = Variant((feature,), TRIPLE, "v0", program.variants[0].objects)
         path = tmp_path / f"{number}.so"
         path.write_bytes(build_library(dataclasses.replace(program, variants=[variant])))
-        status = ctypes.CDLL(str(path)).octavo_entry(ctypes.byref((ctypes.c_void_p * 4)()))
+        status = ctypes.CDLL(str(path)).octavo_entry(ctypes.byref((ctypes.c_void_p * 5)()))
         assert (status == Status.OK) == (spelled.get(feature, feature) in flags), feature
 
 
@@ -306,7 +306,7 @@ def test_the_arm_library_runs_two_models_in_an_emulator(tmp_path: Path):
     """From object files, linked statically, so that the emulator needs no Arm system around it."""
     compiler, emulator = tool("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64-static") or tool("qemu-aarch64")
     programs = {
-        "first": affine("first", triple=ARM, prefix="first", features=("neon", "lse")),
+        "first": affine("first", triple=ARM, offset=7, prefix="first", features=("neon", "lse")),
         "second": positive("second model", ARM),
     }
     objects = []

@@ -6,11 +6,12 @@ import threading
 
 import numpy as np
 import pytest
+from llvmlite import binding as llvm
 from octavo.backends.runtime.native import Variant, load_native
 from octavo.backends.runtime.signature import Signature, TensorSpec
 from octavo.ir.errors import ModelError, OctavoError, ShapeError, TargetError
 
-from .handmade import affine, checked, positive
+from .handmade import affine, checked, positive, two_levels
 
 
 def ones(*shape: int) -> np.ndarray:
@@ -166,6 +167,12 @@ def test_the_first_variant_that_fits_is_taken():
     variants = [Variant(("no-such-feature",), *_rest(never)), fast.variants[0], slow.variants[0]]
     program = type(fast)("choice", fast.signature, variants, fast.weights)
     assert load_native(program, 1).run([ones(1, 3)])[0].tolist() == [[11, 11, 11]]
+
+
+def test_each_level_reads_its_own_weights():
+    if {"avx512fp16", "avxvnniint8", "avxifma"} <= {f for f, has in llvm.get_host_cpu_features().items() if has}:
+        pytest.skip("this processor has the level that the test takes for the future's")
+    assert load_native(two_levels(), 1).run([ones(1, 3)])[0].tolist() == [[9, 9, 9]]
 
 
 def _rest(program):

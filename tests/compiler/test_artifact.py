@@ -22,7 +22,7 @@ from octavo.backends.runtime import library
 from octavo.compiler import artifact
 from octavo.ir.errors import ArtifactError, TargetError
 
-from ..backends.handmade import affine, positive
+from ..backends.handmade import affine, positive, two_levels
 
 FILES = ["graph.txt", "manifest.json", "model.h", "model.so", "weights.bin"]
 
@@ -62,6 +62,13 @@ def test_outputs_of_run_time_size_come_back_from_a_saved_model(tmp_path: Path):
     artifact.save(positive(), tmp_path / "m.octavo")
     model = octavo.load(tmp_path / "m.octavo", threads=1)
     assert model(np.array([1, -1, 2], np.float32)).tolist() == [1, 2]
+
+
+def test_each_level_reads_its_own_weights(tmp_path: Path):
+    if {"avx512_fp16", "avx_vnni_int8", "avx_ifma"} <= set(Path("/proc/cpuinfo").read_text().split()):
+        pytest.skip("this processor has the level that the test takes for the future's")
+    artifact.save(two_levels(), tmp_path / "m.octavo")
+    assert octavo.load(tmp_path / "m.octavo")(ones(1)).tolist() == [[9, 9, 9]]
 
 
 def test_one_and_two_threads_give_the_same_bytes(saved: Path):
