@@ -29,6 +29,7 @@ from ..ir.loops import (
     Let,
     Load,
     Op,
+    Prefetch,
     Stmt,
     Store,
     Sym,
@@ -607,6 +608,8 @@ class Emitter:
                 self.loop(s)
             case Barrier():
                 self.barrier()
+            case Prefetch():
+                self.prefetch(s)
 
     def alloc(self, buf: Buf) -> None:
         if not isinstance(buf.size, int):
@@ -614,6 +617,14 @@ class Emitter:
         name = self.fresh("a")
         self.entry.append(f"  {name} = alloca [{max(buf.size, 1)} x {self.memory_type(buf.dtype)}], align 64")
         self.buffers[id(buf)] = name
+
+    def prefetch(self, s: Prefetch) -> None:
+        """Into the second-level cache."""
+        index = self.value(s.index)
+        name = self.fresh("p")  # no inbounds: the address may lie past the end
+        self.put(f"{name} = getelementptr {self.memory_type(s.buf.dtype)}, ptr {self.buffers[id(s.buf)]}, i64 {index.text}")
+        self.declarations.add("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
+        self.put(f"call void @llvm.prefetch.p0(ptr {name}, i32 0, i32 2, i32 1)")
 
     def barrier(self) -> None:
         pass

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias, Union
+from typing import TypeAlias
 
 import numpy as np
 
@@ -85,7 +85,7 @@ class Define:
     limit: Dim
 
 
-Step: TypeAlias = Union[Kernel, Copy, SetIndex, Loop, Branch, Define]
+Step: TypeAlias = Kernel | Copy | SetIndex | Loop | Branch | Define
 
 
 @dataclass(eq=False)
@@ -436,7 +436,7 @@ def _static_end(places: Sequence[Place]) -> int | None:
 
 
 def _nominal(nbytes: Dim) -> int:
-    value = evaluate_dim(nbytes, {s: NOMINAL for s in symbols_of(nbytes)})
+    value = evaluate_dim(nbytes, dict.fromkeys(symbols_of(nbytes), NOMINAL))
     return -(-max(value, 1) // ALIGN) * ALIGN
 
 

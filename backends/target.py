@@ -64,9 +64,7 @@ def host_features() -> frozenset[str]:
 def runnable() -> list[Target]:
     """The CPU levels that this processor can run, best last.  Empty where it can run none."""
     machine = {"x86_64": "x86_64", "AMD64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}.get(platform.machine(), "?")
-    return [
-        t for t in TARGETS.values() if t.kind == "cpu" and t.triple.startswith(machine) and set(t.requires) <= host_features()
-    ]
+    return [t for t in TARGETS.values() if t.kind == "cpu" and t.triple.startswith(machine) and set(t.requires) <= host_features()]
 
 
 def find_target(name: str) -> Target:

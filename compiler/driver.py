@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..backends.cpu.build import Built, build
 from ..backends.lower.legalize import legalize
 from ..backends.program import Program, plan, weights
-from ..backends.runtime.native import NativeProgram, load_native
+from ..backends.runtime.native import NativeProgram, Variant, load_native
 from ..backends.runtime.signature import Signature, TensorSpec
 from ..backends.target import Target, find_target
 from ..frontend.onnx import import_model
@@ -67,7 +68,7 @@ def graph_of(model: Any, dims: Mapping[str, int] | None = None) -> Graph:
     """The graph of anything that `compile` takes.  Raises ModelError for what is no model."""
     if isinstance(model, Graph):
         graph = model
-    elif hasattr(model, "graph") and isinstance(getattr(model, "graph"), Graph):
+    elif hasattr(model, "graph") and isinstance(model.graph, Graph):
         graph = model.graph
     elif isinstance(model, str | os.PathLike | bytes) or hasattr(model, "SerializeToString"):
         graph = import_model(model)
@@ -100,6 +101,8 @@ def compile_native(
 def from_optimized(graph: Graph, optimized: Graph, targets: list[Target], tell: Progress) -> Compilation:
     """The stages after the graph passes."""
     built: list[Built] = []
+    variants: list[Variant] = []
+    blocks: list[np.ndarray] = []  # packed constants; levels that pack alike share a block
     program: Program | None = None
     fused = optimized
     for k, t in enumerate(targets):
@@ -109,9 +112,15 @@ def from_optimized(graph: Graph, optimized: Graph, targets: list[Target], tell: 
         prefix = f"octavo_v{k}"
         symbols = (*signature.symbols, *signature.defined)
         built.append(build(program, t, prefix, symbols, lambda done, total: tell("compile kernels", done, total)))
+        block = weights(program)
+        home = next((k for k, known in enumerate(blocks) if np.array_equal(known, block)), len(blocks))
+        if home == len(blocks):
+            blocks.append(block)
+        variants.append(replace(built[-1].variant, weights_offset=sum(b.size for b in blocks[:home])))
     assert program is not None
     signature = signature_of(graph, program)
-    native = NativeProgram(graph.name, signature, [b.variant for b in built], weights(program), to_text(optimized))
+    constants = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+    native = NativeProgram(graph.name, signature, variants, constants, to_text(optimized))
     return Compilation(graph, optimized, fused, program, built, native)
 
 
@@ -129,5 +138,3 @@ def signature_of(graph: Graph, program: Program) -> Signature:
         for n, v in zip(graph.output_names, planned.outputs, strict=True)
     )
     return Signature(graph.name, inputs, outputs, graph.symbols, program.defined)
-
-

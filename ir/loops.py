@@ -352,7 +352,15 @@ class Barrier:
     """All threads of a GPU block meet; nothing on a CPU."""
 
 
-Stmt: TypeAlias = Union[Store, For, Let, If, While, Alloc, Barrier]
+@dataclass(frozen=True, eq=False)
+class Prefetch:
+    """A hint that buf[index] will be read soon; the index may lie outside the buffer."""
+
+    buf: Buf
+    index: Expr
+
+
+Stmt: TypeAlias = Union[Store, For, Let, If, While, Alloc, Barrier, Prefetch]
 
 
 @dataclass(frozen=True, eq=False)
@@ -453,6 +461,8 @@ def _statement(s: Stmt, pad: str) -> Iterator[str]:
             )
         case Let():
             yield from _with_shared([s.value], lambda t: f"let {s.var.name}: {s.var.dtype} = {t[0]}", pad)
+        case Prefetch():
+            yield from _with_shared([s.index], lambda t: f"prefetch {s.buf.name}[{t[0]}]", pad)
         case Alloc():
             yield f"{pad}alloc {s.buf.space} {s.buf.name}: {s.buf.dtype}[{s.buf.size}]"
         case Barrier():

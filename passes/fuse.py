@@ -19,7 +19,25 @@ from .expand import expand
 ROW_COMPOSITES = frozenset({"softmax", "log_softmax", "layer_norm", "rms_norm", "log_sum_exp"})
 LIMIT = 48  # nodes in one body
 COSTLY = frozenset(
-    ["exp", "log", "tanh", "sigmoid", "erf", "gelu", "silu", "softplus", "mish", "pow", "sin", "cos", "tan", "div", "sqrt", "rem", "mod"]
+    [
+        "exp",
+        "log",
+        "tanh",
+        "sigmoid",
+        "erf",
+        "gelu",
+        "silu",
+        "softplus",
+        "mish",
+        "pow",
+        "sin",
+        "cos",
+        "tan",
+        "div",
+        "sqrt",
+        "rem",
+        "mod",
+    ]
 )
 REPEATING = frozenset({"broadcast_to", "tile", "gather", "gather_elements", "gather_nd", "window"})  # read an element many times
 

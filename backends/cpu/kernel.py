@@ -68,7 +68,10 @@ def emit_kernel(function: LoopFunction, symbol: str, features: str = "") -> str:
     calls: list[str] = []
     entry = KernelEmitter()
     entry.symbols = {s: Val(f"%s{k}", i64) for k, s in enumerate(function.symbols)}
-    prologue = [f"  %a{k} = getelementptr inbounds i64, ptr %symbols, i64 {k}\n  %s{k} = load i64, ptr %a{k}" for k in range(len(function.symbols))]
+    prologue = [
+        f"  %a{k} = getelementptr inbounds i64, ptr %symbols, i64 {k}\n  %s{k} = load i64, ptr %a{k}"
+        for k in range(len(function.symbols))
+    ]
     for k, statement in enumerate(function.body):
         text, used = _range_function(function, statement, f"{symbol}.{k}")
         parts.append(text)
@@ -164,5 +167,3 @@ def _chunk_function(function: LoopFunction, name: str) -> str:
     args += ["ptr %scratch", "i64 %begin", "i64 %end"]
     lines.append(f"  call void @{name}({', '.join(args)})")
     return "\n".join([*lines, "  ret void", "}", ""])
-
-

@@ -196,7 +196,15 @@ def emit_main(program: Program, prefix: str, symbols: Sequence[str], names: Mapp
     room.put("%count = sext i32 %workers to i64")
     room.put(f"%each = mul i64 %count, {room.stride().text}")
     room.put(f"%total = add i64 %each, {size.text}")
-    text += [f"define i64 @{prefix}_workspace(ptr %sizes, i32 %workers) {{", "entry:", *room.entry, *room.lines, "  ret i64 %total", "}", ""]
+    text += [
+        f"define i64 @{prefix}_workspace(ptr %sizes, i32 %workers) {{",
+        "entry:",
+        *room.entry,
+        *room.lines,
+        "  ret i64 %total",
+        "}",
+        "",
+    ]
     return "\n".join([*text, *sorted(main.declarations | room.declarations), ""])
 
 
@@ -206,5 +214,3 @@ def most_scratch(sizes: Sequence[Dim]) -> Dim:
     for s in sizes:
         most = dim_max(most, s)
     return most
-
-

@@ -1,261 +1,136 @@
 """The `contract` template: every matmul and convolution, one explicit register tile.
 
-A tile of `rows` x `width` sums in registers over all of k, in order of k, one chain per element: results do not depend on the tile,
-the threads or the position in the batch.  The first operand's rows are walked where they lie (a padded channels-last image needs no
-im2col: each row of the tile has its own pointer) or staged row by row into scratch memory when they are computed by a fused
-prologue or would collide in the cache.  The second operand is packed in panels of `width` columns (`ir/ops/packing.py`).  The
-epilogue runs on the tile before the only store.
+A tile of `rows` x `width` sums in registers over k, in order of k, one chain per element: results do not depend on the tile, the
+blocking, the threads or the position in the batch.  The first operand's rows are walked where they lie (a padded channels-last image
+needs no im2col: each row of the tile has its own pointer) or staged row by row into scratch memory when a fused prologue computes
+them or when they would collide in the cache.  The second operand is packed in panels of `width` columns (`ir/ops/packing.py`).
+
+A task is a block of panels for one tile, or, where k is deep, for a group of tiles: then k runs in chunks that the caches hold, and
+the sums of every tile wait in scratch memory between chunks.  The epilogue runs on the tile before the only store.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...ir.dims import Dim, DimExpr, ceildiv, dim_product, evaluate_dim, symbols_of
-from ...ir.errors import CodegenError
-from ...ir.graph import Graph, Node, Value, input_value
+from ...ir.graph import Graph, Node, Value
 from ...ir.loops import Alloc, Buf, Const, Expr, For, If, Let, Load, LoopFunction, Names, Prefetch, Stmt, Store, Var, binary, size_expr
-from ...ir.ops.registry import op_def
 from ...ir.scalar import LOOPS, compute_dtype
-from ...ir.types import DType
+from ...ir.types import bool_
 from ..target import Target
-from .access import Access, Index, broadcast_index, in_memory, linear, strides_of, unravel
-from .collapse import collapse
+from .access import Access, Index, in_memory, linear, strides_of, unravel
+from .contraction import Contraction, Tile, contraction, contraction_of, epilogue, tile_for
 from .kernel import Params, access, const, function, loops, parameters, spread
 
 BLOCK_BYTES = 1 << 19  # of packed panels that one sweep over the rows reads: with the next, they fit the second-level cache
 UNROLL_K = 4
+DEEP = 1024  # sums from here on are computed in chunks of k
+CHUNK = 512  # at most, and a divisor of the innermost k loop
+GROUP = 8  # tiles that share a chunk of panels
 FEW_ROWS_SUMS = 8  # vectors of sums that hide the latency of a multiply-add
 LINE_BYTES = 64
 MOST_LINES = 4  # asked for in advance in one group of steps: more would crowd out the loads that are needed now
 ALIAS_BYTES = 4096  # rows this far apart share one set of the first-level cache
 
 
-@dataclass(frozen=True)
-class Tile:
-    """rows x width elements in registers; `lanes` in one register."""
-
-    rows: int
-    width: int
-    lanes: int
-
-    @property
-    def vectors(self) -> int:
-        return self.width // self.lanes
-
-
-def tile_for(target: Target, dtype: DType, columns: Dim) -> Tile:
-    """The register tile for an accumulator dtype: as many independent sums as the registers hold, two or three vectors wide."""
-    lanes = target.lanes(max(32, dtype.bits))
-    spare = 3 if target.registers >= 32 else 2
-    vectors = 2
-    if isinstance(columns, int):
-        needed = -(-columns // lanes)
-        if needed == 1:
-            vectors = 1
-        elif needed % 3 == 0 and needed % 2:
-            vectors = 3
-    rows = min(14, (target.registers - spare - 1) // vectors) if target.registers >= 32 else (target.registers - spare - 1) // vectors
-    return Tile(max(1, rows), vectors * lanes, lanes)
-
-
-@dataclass(frozen=True)
-class Contraction:
-    """A contraction as the micro-kernel sees it.
-
-    Row f of the result (of `batch` x `m` rows) sums over `k`; offsets are in elements.  `a_row(batch, m)`: where a row of the first
-    operand starts in its buffer, `a_strides`: how each k loop moves along it; `a_index(batch, m, k)`: the same as an index of the
-    value; `b_panel(batch)`: where the batch's first panel starts; `out(batch, m, column)`: (flat row, column) of the result.
-    """
-
-    a: Value
-    packed: Value
-    batch: tuple[Dim, ...]
-    m: tuple[Dim, ...]
-    n: Dim
-    k: tuple[Dim, ...]
-    a_strides: tuple[Dim, ...]
-    a_row: Callable[[Index, Index], Expr]
-    a_index: Callable[[Index, Index, Index], Index]
-    row_stride: Dim | None  # elements between neighbouring rows, where they are evenly spaced
-    b_panel: Callable[[Index], Expr]
-    column: Callable[[Index, Expr], Expr]
-    out_batch: bool  # whether the batch counts rows of the result (else it counts groups of columns)
-
-
-def packed_operand(value: Value) -> Value:
-    """The packed panels behind a contraction's second operand.  Raises CodegenError where it is not packed."""
-    node = value.node
-    while node.op != "unpack_panels":
-        if len(node.inputs) != 1:
-            raise CodegenError(f"the second operand of a contraction must be packed, not {value!r}")
-        node = node.inputs[0].node
-    return node.inputs[0]
-
-
-def _matmul(node: Node) -> Contraction:
-    a, b = node.inputs
-    packed = packed_operand(b)
-    out = node.types[0]
-    k = a.shape[-1]
-    n = out.shape[-1]
-    a_strides = strides_of(a.shape)
-    b_strides = strides_of(packed.shape)
-    if b.type.rank == 2:  # one matrix for all: the rows of every batch form one
-        rows = (*a.shape[:-2], a.shape[-2])
-        return Contraction(
-            a, packed, (), rows, n, (k,), (1,),
-            lambda batch, m: linear(m, strides_of(rows)) * size_expr(k),
-            lambda batch, m, kk: (*m, *kk), k, lambda batch: const(0), lambda batch, c: c, True,
-        )  # fmt: skip
-    lead = out.shape[:-2]
-
-    def a_batch(batch: Index) -> Index:
-        return broadcast_index(batch, lead, a.shape[:-2])
-
-    return Contraction(
-        a, packed, lead, (out.shape[-2],), n, (k,), (1,),
-        lambda batch, m: linear((*a_batch(batch), *m), a_strides[:-1]),
-        lambda batch, m, kk: (*a_batch(batch), *m, *kk), k,
-        lambda batch: linear(broadcast_index(batch, lead, packed.shape[:-3]), b_strides[:-3]), lambda batch, c: c, True,
-    )  # fmt: skip
-
-
-def _conv(node: Node) -> Contraction:
-    x, w = node.inputs
-    attrs = node.attrs
-    if attrs["layout"] != "channels_last" or any(p != (0, 0) for p in attrs["pads"]):
-        raise CodegenError(f"{node!r}: a convolution is lowered channels last and without pads")
-    packed = packed_operand(w)
-    groups = attrs["groups"]
-    spatial = w.shape[2:]
-    channels = w.shape[1]
-    n = node.types[0].shape[-1] // groups
-    strides = strides_of(x.shape)
-    dilations, steps = attrs["dilations"], attrs["strides"]
-    k: tuple[Dim, ...] = (*spatial, channels)
-    a_strides: tuple[Dim, ...] = (*(d * s for d, s in zip(dilations, strides[1:-1], strict=True)), 1)
-    merge = groups == 1 and dilations[-1] == 1  # neighbouring pixels' channels are neighbours in memory
-    if merge:
-        k, a_strides = (*spatial[:-1], spatial[-1] * channels), (*a_strides[:-2], 1)
-    m = node.types[0].shape[:-1]
-
-    def position(batch: Index, mm: Index) -> list[Expr]:
-        return [mm[0], *(o * s for o, s in zip(mm[1:], steps, strict=True)), batch[0] * size_expr(channels) if batch else const(0)]
-
-    def index(batch: Index, mm: Index, kk: Index) -> Index:
-        if merge:
-            kk = (*kk[:-1], kk[-1] // size_expr(channels), kk[-1] % size_expr(channels))
-        moved = (kk[d] * dilations[d] for d in range(len(spatial)))
-        first, *middle, c = position(batch, mm)
-        return (first, *(p + q for p, q in zip(middle, moved, strict=True)), c + kk[-1])
-
-    dense = all(s == 1 for s in spatial) and all(s == 1 for s in steps) and groups == 1
-    b_strides = strides_of(packed.shape)
-    batch = (groups,) if groups > 1 else ()
-    return Contraction(
-        x, packed, batch, m, n, k, a_strides, lambda b, mm: linear(position(b, mm), strides), index,
-        channels if dense else None, lambda b: linear(b, b_strides[:-3]),
-        lambda b, c: c + b[0] * size_expr(n) if b else c, False,
-    )  # fmt: skip
-
-
-def contraction_of(body: Graph) -> Node:
-    """The one contraction of a body.  Raises CodegenError where there is not exactly one."""
-    found = [n for n in body.nodes if op_def(n.op).kind == "contraction"]
-    if len(found) != 1:
-        raise CodegenError(f"kernel {body.name} holds {len(found)} contractions instead of one")
-    return found[0]
-
-
-def epilogue(body: Graph, node: Node) -> tuple[Graph, Value]:
-    """The pointwise work after the contraction, over collapsed dims (the last, its columns, alone), and the value it starts from."""
-    start = input_value("contraction", node.types[0])
-    new: dict[Node, tuple[Value, ...]] = {node: (start,)}
-    for v in body.inputs:
-        new[v.node] = (v,)
-    for n in body.nodes:
-        if n not in new and op_def(n.op).kind in ("pointwise", "leaf"):
-            new[n] = n.with_inputs([new[v.node][v.index] for v in n.inputs]).outputs
-    used = [v for v in body.inputs if any(v.node is i.node for n in body.nodes if op_def(n.op).kind == "pointwise" for i in n.inputs)]
-    graph = Graph(body.name, (*used, start), tuple(new[v.node][v.index] for v in body.outputs))
-    flat = collapse(graph, node.types[0].shape, keep_last=True)
-    return flat, flat.inputs[-1]
-
-
 def lower_contract(body: Graph, target: Target) -> LoopFunction:
     """Loops for a body with one matmul or convolution, its prologue and its epilogue."""
     node = contraction_of(body)
-    what = _matmul(node) if node.op == "matmul" else _conv(node)
     names, params = Names(), parameters(body)
-    return function(body, params, _Contract(body, node, what, target, names, params).statements())
+    return function(body, params, _Contract(body, node, target, names, params).statements())
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Which part of the result a task computes.
+
+    Panels `block_index * block`... of `full` whole ones, for the rows of one group of tiles.  `tile`: the number of the current tile
+    in the group; `chunk`: the outer k loops.
+    """
+
+    batch: Index
+    block_index: Expr
+    blocks: int
+    block: Dim
+    full: Dim
+    tile: Expr
+    chunk: tuple[Expr, ...]
+    first_chunk: Expr
+    last_chunk: Expr
+    sums: Buf | None
 
 
 class _Contract:
-    def __init__(self, body: Graph, node: Node, what: Contraction, target: Target, names: Names, params: Params):
-        self.body, self.node, self.what, self.names, self.params = body, node, what, names, params
+    def __init__(self, body: Graph, node: Node, target: Target, names: Names, params: Params):
+        self.body, self.node, self.names, self.params = body, node, names, params
+        self.what = what = _chunked(contraction(node))
         self.dtype = compute_dtype(node.types[0].dtype)
         width = what.packed.shape[-1]
         assert isinstance(width, int)
         lanes = target.lanes(max(32, self.dtype.bits))
-        vectors = -(-width // lanes)
-        by_registers = tile_for(target, self.dtype, width)
-        self.tile = Tile(by_registers.rows, vectors * lanes, lanes)
+        self.tile = Tile(tile_for(target, self.dtype, width).rows, -(-width // lanes) * lanes, lanes)
         self.reads = access(body, params)
         buffers = dict(zip(body.inputs, params.inputs, strict=True))
         self.panels = buffers[what.packed]
         self.direct = buffers.get(what.a)
         self.depth = dim_product(what.k)
+        self.deep = isinstance(self.depth, int) and self.depth >= DEEP and len(what.k) > 1
+        self.inner = what.k[-1:] if self.deep else what.k  # summed without leaving the registers
+        self.outer = what.k[: len(what.k) - len(self.inner)]
         self.flat, self.start = epilogue(body, node)
-        self.bound = {v: buffers[o] for v, o in zip(self.flat.inputs[:-1], self._epilogue_operands(), strict=True)}
+        operands = dict(zip(body.input_names, body.inputs, strict=True))
+        self.bound = {v: buffers[operands[v.node.attrs["name"]]] for v in self.flat.inputs[:-1]}
         aliased = isinstance(what.row_stride, int) and what.row_stride * what.a.dtype.itemsize % ALIAS_BYTES == 0
         wide = not isinstance(what.n, int) or what.n >= 4 * self.tile.width
         self.staged = self.direct is None or (aliased and wide)
-
-    def _epilogue_operands(self) -> list[Value]:
-        names = {n: v for n, v in zip(self.body.input_names, self.body.inputs, strict=True)}
-        return [names[v.node.attrs["name"]] for v in self.flat.inputs[:-1]]
 
     def statements(self) -> list[Stmt]:
         what, tile, names = self.what, self.tile, self.names
         total = dim_product(what.m)
         full = what.n // tile.width  # whole panels
-        per_panel = self.depth * tile.width * what.packed.dtype.itemsize
-        block: Dim = full
-        if isinstance(per_panel, int) and isinstance(full, int):
-            block = min(full, max(1, BLOCK_BYTES // max(1, per_panel)))
-            if isinstance(total, int) and total <= tile.rows:  # few rows: let threads share the panels
-                block = min(block, 4)
-        blocks = max(1, -(-full // block)) if isinstance(full, int) and isinstance(block, int) and block else 1
-        tiles = ceildiv(total, tile.rows)
+        block, blocks = self._blocks(full, total)
+        group = GROUP if self.deep else 1
+        groups = ceildiv(total, tile.rows * group)
         task = names.var("t")
-        *batch_index, block_index, tile_index = unravel(task, (*what.batch, blocks, tiles))
+        *batch_index, block_index, group_index = unravel(task, (*what.batch, blocks, groups))
         batch = tuple(batch_index)
-        first = names.var("m")
-        rest = names.var("left")
-        setup: list[Stmt] = [Let(first, tile_index * tile.rows), Let(rest, size_expr(total) - first)]
-        place = _Place(batch, block_index, blocks, block, full, self._prefetching(tile_index, total, blocks))
-        cost = size_expr(self.depth * (block if isinstance(block, int) else full + 1) * tile.width * tile.rows) // 8
-        tasks = size_expr(dim_product((*what.batch, blocks, tiles)))
-        return [For(task, tasks, (*setup, *self._tiles(total, first, rest, place)), "parallel", cost=cost)]
+        cost = size_expr(self.depth * (block if isinstance(block, int) else full + 1) * tile.width * tile.rows * group) // 8
+        tasks = size_expr(dim_product((*what.batch, blocks, groups)))
 
-    def _prefetching(self, tile_index: Expr, total: Dim, blocks: int) -> _Ahead | None:
-        """While one block of panels is in use, each tile asks for its share of the next one."""
-        if blocks == 1:
-            return None
-        rows = evaluate_dim(total, {s: 1 for s in symbols_of(total)})  # with the least sizes: a batch of one
-        needed = UNROLL_K * self.tile.width * self.what.packed.dtype.itemsize // LINE_BYTES  # lines that UNROLL_K steps read
-        sharing = max(1, -(-rows // self.tile.rows))
-        lines = -(-needed // sharing)
-        if lines > MOST_LINES:
-            return None
-        return _Ahead(binary("min", tile_index, const(-(-needed // lines))), lines)
+        def tiles(at: Expr, number: Expr, chunk: tuple[Expr, ...], sums: Buf | None) -> list[Stmt]:
+            first, rest = names.var("m"), names.var("left")
+            position = linear(chunk, strides_of(self.outer))
+            last = position >= const(int(dim_product(self.outer)) - 1) if chunk else Const(True, bool_)
+            start = position < 1 if chunk else Const(True, bool_)
+            place = _Task(batch, block_index, blocks, block, full, number, chunk, start, last, sums)
+            return [Let(first, at * tile.rows), Let(rest, size_expr(total) - first), *self._tiles(total, first, rest, place)]
 
-    def _tiles(self, total: Dim, first: Var, rest: Var, place: _Place) -> list[Stmt]:
+        if not self.deep:
+            return [For(task, tasks, tuple(tiles(group_index, group_index, (), None)), "parallel", cost=cost)]
+        sums = Buf(names.var("sums").name, self.dtype, "local", (block + 1) * (tile.rows * tile.width * group))
+        number = names.var("g")
+        count = binary("min", const(group), ceil_expr(size_expr(total), tile.rows) - group_index * group)
+        body = loops(
+            names, self.outer, lambda chunk: [For(number, count, tuple(tiles(group_index * group + number, number, chunk, sums)))]
+        )
+        return [For(task, tasks, (Alloc(sums), *body), "parallel", cost=cost)]
+
+    def _blocks(self, full: Dim, total: Dim) -> tuple[Dim, int]:
+        """Panels in a block, and how many blocks there are: what one sweep over the rows reads should stay in the cache."""
+        panel = dim_product(self.inner) * self.tile.width * self.what.packed.dtype.itemsize
+        if not (isinstance(panel, int) and isinstance(full, int) and full):
+            return full, 1
+        block = min(full, max(1, BLOCK_BYTES // max(1, panel)))
+        if isinstance(total, int) and total <= self.tile.rows:  # few rows: let threads share the panels
+            block = min(block, 4)
+        return block, -(-full // block)
+
+    def _tiles(self, total: Dim, first: Var, rest: Var, place: _Task) -> list[Stmt]:
         """A whole tile, or the rows that are left as tiles of 8, 4, 2 and 1."""
         rows = self.tile.rows
-        whole = self._rows(rows, first, place)
+        whole = self._rows(rows, first, place, const(0))
         if isinstance(total, int) and total % rows == 0:
             return whole
         pieces: list[Stmt] = []
@@ -265,36 +140,36 @@ class _Contract:
             if known is None or known & size:
                 start = self.names.var("m")
                 at = first + (rest - rest % (2 * size)) if known is None else first + (known - known % (2 * size))
-                tile = (Let(start, at), *self._rows(size, start, place))
+                tile = (Let(start, at), *self._rows(size, start, place, start - first))
                 pieces += [If(const(0) < (rest // size) % 2, tile)] if known is None else tile
             size //= 2
         if isinstance(total, int) and total < rows:
             return pieces
         return [If(rest >= rows, tuple(whole), tuple(pieces))]
 
-    def _rows(self, rows: int, first: Var, place: _Place) -> list[Stmt]:
-        """All panels of the block for `rows` rows from `first`."""
+    def _rows(self, rows: int, first: Var, place: _Task, slot_row: Expr) -> list[Stmt]:
+        """All panels of the block for `rows` rows from `first`; `slot_row`: where among the tile's saved sums theirs start."""
         what, names, tile = self.what, self.names, self.tile
         statements: list[Stmt] = []
         if self.staged:
-            buffer, stride = self._stage(statements, rows, first, place.batch)
-            base = [const(q) * size_expr(stride) for q in range(rows)]
-            moves = self._staged_strides()
+            buffer, base, moves = self._stage(statements, rows, first, place)
         else:
             assert self.direct is not None
-            buffer, moves, base = self.direct, what.a_strides, []
+            buffer, moves, base = self.direct, what.a_strides[len(self.outer) :], []
+            chunk = linear(place.chunk, what.a_strides[: len(self.outer)])
             for q in range(rows):
                 if what.row_stride is not None and q:
                     base.append(base[0] + size_expr(what.row_stride * q))
                     continue
                 pointer = names.var("row")
-                statements.append(Let(pointer, what.a_row(place.batch, unravel(first + q, what.m))))
+                statements.append(Let(pointer, what.a_row(place.batch, unravel(first + q, what.m)) + chunk))
                 base.append(pointer)
         panel0 = names.var("panels")
         statements.append(Let(panel0, what.b_panel(place.batch)))
         count: Expr = size_expr(place.block)
         if place.blocks > 1:
             count = binary("min", count, size_expr(place.full) - place.block_index * size_expr(place.block))
+        micro = _Micro(self, rows, first, buffer, base, moves, panel0, place, slot_row)
         group = max(1, FEW_ROWS_SUMS // (rows * tile.vectors))  # a tile of few rows takes several panels at once
         done: Expr = const(0)
         for size in (group, 1) if group > 1 else (1,):
@@ -302,152 +177,200 @@ class _Contract:
             if isinstance(groups, Const) and groups.value == 0:
                 continue
             p = names.var("p")
-            panel = place.block_index * size_expr(place.block) + done + p * size
-            body = self._micro(rows, first, buffer, base, moves, panel0, panel, place, None, size)
-            statements.append(For(p, groups, tuple(body)))
+            statements.append(For(p, groups, tuple(micro.tile(done + p * size, size, None))))
             done = groups * size
-        width = size_expr(tile.width)
-        left = size_expr(what.n) % width
+        left = size_expr(what.n) % size_expr(tile.width)
         if not (isinstance(left, Const) and left.value == 0):
-            tail = tuple(self._micro(rows, first, buffer, base, moves, panel0, size_expr(place.full), place, left))
             mine = place.block_index + 1 >= size_expr(place.blocks)
-            condition = mine if isinstance(left, Const) else mine & (const(0) < left)
-            statements.append(If(condition, tail))
+            tail = micro.tile(size_expr(place.full) - place.block_index * size_expr(place.block), 1, left)
+            statements.append(If(mine if isinstance(left, Const) else mine & (const(0) < left), tuple(tail)))
         return statements
 
-    def _stage(self, statements: list[Stmt], rows: int, first: Expr, batch: Index) -> tuple[Buf, Dim]:
-        """Copy (or compute) the tile's rows into scratch memory, spaced so that they do not collide in the cache."""
+    def _stage(self, statements: list[Stmt], rows: int, first: Expr, place: _Task) -> tuple[Buf, list[Expr], list[Dim]]:
+        """Copy (or compute) the tile's rows into scratch memory, spaced so that they do not collide in the cache.
+
+        Returns the buffer, where each row starts, and how the k loops move along a row.
+        """
         what, names = self.what, self.names
-        stride = ceildiv(self.depth, 16) * 16 + 16
+        stride = ceildiv(dim_product(self.inner), 16) * 16 + 16
         buffer = Buf(names.var("stage").name, what.a.dtype, "local", stride * rows)
         r = names.var("r")
         m = unravel(first + r, what.m)
-        moves = self._staged_strides()
+        moves = strides_of(self.inner)
 
         def copy(outer: tuple[Expr, ...]) -> list[Stmt]:
             def element(offset: Expr, lane: Expr) -> Sequence[Stmt]:
                 k = (*outer, offset + lane)
-                return [Store(buffer, r * size_expr(stride) + linear(k, moves), self.reads.at(what.a, what.a_index(batch, m, k)))]
+                value = self.reads.at(what.a, what.a_index(place.batch, m, (*place.chunk, *k)))
+                return [Store(buffer, r * size_expr(stride) + linear(k, moves), value)]
 
-            return spread(names, what.k[-1], 16, element)
+            return spread(names, self.inner[-1], 16, element)
 
         statements.append(Alloc(buffer))
-        statements.append(For(r, const(rows), tuple(loops(names, what.k[:-1], copy))))
-        return buffer, stride
+        statements.append(For(r, const(rows), tuple(loops(names, self.inner[:-1], copy))))
+        return buffer, [const(q) * size_expr(stride) for q in range(rows)], moves
 
-    def _staged_strides(self) -> list[Dim]:
-        return strides_of(self.what.k)
 
-    def _micro(
-        self, rows: int, first: Expr, buffer: Buf, base: Sequence[Expr], moves: Sequence[Dim],
-        panel0: Expr, panel: Expr, place: _Place, limit: Expr | None, panels: int = 1,
-    ) -> list[Stmt]:  # fmt: skip
-        """The register tile over `panels` panels: zero it, sum over k, run the epilogue and store.
+@dataclass(frozen=True)
+class _Micro:
+    """The register tile of `rows` rows from `first`: where its operands lie, and the loops of one tile."""
 
-        limit: how many columns of the last panel there are, None for all.
+    plan: _Contract
+    rows: int
+    first: Expr
+    buffer: Buf
+    base: Sequence[Expr]
+    moves: Sequence[Dim]
+    panel0: Expr
+    place: _Task
+    slot_row: Expr
+
+    def tile(self, panel: Expr, panels: int, limit: Expr | None) -> list[Stmt]:
+        """Sum over k for `panels` panels from `panel` of the block, then save the sums or run the epilogue and store.
+
+        limit: how many columns of the panel there are, None for all.
         """
-        what, names, tile = self.what, self.names, self.tile
+        plan, place, rows = self.plan, self.place, self.rows
+        what, names, tile = plan.what, plan.names, plan.tile
         vectors = tile.vectors * panels
         if isinstance(limit, Const):
             vectors = -(-int(limit.value) // tile.lanes)
-        width = vectors * tile.lanes
-        acc = Buf(names.var("acc").name, self.dtype, "reg", rows * width)
-        zero, lane = names.var("i"), names.var("v")
-        statements: list[Stmt] = [
-            Alloc(acc),
-            For(zero, const(rows * vectors), (For(lane, const(tile.lanes), (Store(acc, zero * tile.lanes + lane, Const(0, self.dtype)),), "vector"),), "unroll"),
-        ]  # fmt: skip
-        start = names.var("b")
-        statements.append(Let(start, panel0 + panel * size_expr(self.depth * tile.width)))
-        k_strides = strides_of(what.k)
+        acc = Buf(names.var("acc").name, plan.dtype, "reg", rows * vectors * tile.lanes)
+        start, chunk = names.var("b"), linear(place.chunk, strides_of(what.k)[: len(plan.outer)])
+        column = self.panel0 + (place.block_index * size_expr(place.block) + panel) * size_expr(plan.depth * tile.width)
+        statements: list[Stmt] = [Alloc(acc), Let(start, column + chunk * tile.width)]
+
+        def every(element: Callable[[Expr, Expr], Stmt]) -> tuple[Stmt, ...]:
+            """`element(sum, saved sum)` for every vector of sums."""
+            i, j, lane = names.var("i"), names.var("j"), names.var("v")
+            at = (i * vectors + j) * tile.lanes + lane
+            row = (place.tile * (size_expr(place.block) + 1) + panel + j // tile.vectors) * tile.rows + self.slot_row + i
+            slot = (row * tile.vectors + j % tile.vectors) * tile.lanes + lane
+            vector = For(lane, const(tile.lanes), (element(at, slot),), "vector")
+            return (For(i, const(rows), (For(j, const(vectors), (vector,), "unroll"),), "unroll"),)
+
+        zero = every(lambda at, slot: Store(acc, at, Const(0, plan.dtype)))
+        result = tuple(self._store(acc, vectors, panel, limit))
+        sums = place.sums
+        if sums is None:
+            return [*statements, *zero, *self._sum(acc, vectors, start), *result]
+        load = every(lambda at, slot: Store(acc, at, Load(sums, slot)))
+        save = every(lambda at, slot: Store(sums, slot, Load(acc, at)))
+        begin = If(place.first_chunk, zero, load)
+        return [*statements, begin, *self._sum(acc, vectors, start), If(place.last_chunk, result, save)]
+
+    def _sum(self, acc: Buf, vectors: int, start: Expr) -> list[Stmt]:
+        """The loops over k."""
+        plan = self.plan
+        names, tile, dtype = plan.names, plan.tile, plan.dtype
+        k_strides = strides_of(plan.inner)
+        panel_size = size_expr(plan.depth * tile.width)
 
         def step(k: tuple[Expr, ...]) -> list[Stmt]:
-            a_offset = linear(k, moves)
+            a_offset = linear(k, self.moves)
             b_offset = start + linear(k, k_strides) * tile.width
             result: list[Stmt] = []
-            for q in range(rows):
-                a = LOOPS.cast(Load(buffer, base[q] + a_offset), self.dtype)
+            for q in range(self.rows):
+                a = LOOPS.cast(Load(self.buffer, self.base[q] + a_offset), dtype)
                 for j in range(vectors):
                     v = names.var("v")
                     in_panel, column = divmod(j, tile.vectors)
-                    moved = size_expr(self.depth * (in_panel * tile.width)) + column * tile.lanes
-                    b = LOOPS.cast(Load(self.panels, b_offset + moved + v), self.dtype)
-                    at = const(q * width + j * tile.lanes) + v
+                    b = LOOPS.cast(Load(plan.panels, b_offset + panel_size * in_panel + column * tile.lanes + v), dtype)
+                    at = const((q * vectors + j) * tile.lanes) + v
                     old = Load(acc, at)
-                    total = LOOPS.fma(a, b, old) if self.dtype.is_float else old + a * b
+                    total = LOOPS.fma(a, b, old) if dtype.is_float else old + a * b
                     result.append(For(v, const(tile.lanes), (Store(acc, at, total),), "vector"))
             return result
 
-        def ahead(k: tuple[Expr, ...]) -> list[Stmt]:
-            if place.ahead is None or isinstance(self.depth, DimExpr):
-                return []
-            lines, element = place.ahead.lines, what.packed.dtype.itemsize
-            steps = self.depth // UNROLL_K  # of one panel
-            block = size_expr(place.block) * (self.depth * tile.width)
-            number = (place.ahead.share * size_expr(place.block) + (panel - place.block_index * size_expr(place.block))) * steps
-            line = (number + linear(k, k_strides) // UNROLL_K) * lines
-            offset = panel0 + (place.block_index + 1) * block + line * (LINE_BYTES // element)
-            return [Prefetch(self.panels, offset + q * (LINE_BYTES // element)) for q in range(lines)]
+        ahead = self._ahead(start)
 
         def inner(outer: tuple[Expr, ...]) -> list[Stmt]:
-            return _unrolled(names, what.k[-1], lambda kk: step((*outer, kk)), lambda kk: ahead((*outer, kk)))
+            return _unrolled(names, plan.inner[-1], lambda k: step((*outer, k)), lambda k: ahead(linear((*outer, k), k_strides)))
 
-        statements += loops(names, what.k[:-1], inner)
-        return statements + self._store(rows, first, acc, vectors, panel, place.batch, limit)
+        return loops(names, plan.inner[:-1], inner)
 
-    def _store(
-        self, rows: int, first: Expr, acc: Buf, vectors: int, panel: Expr, batch: Index, limit: Expr | None
-    ) -> list[Stmt]:
-        what, names, tile = self.what, self.names, self.tile
+    def _ahead(self, start: Expr) -> Callable[[Expr], list[Stmt]]:
+        """Hints for what the next sweep over the rows reads of the panels: every tile asks for its share, so that the sweep finds
+        them in the second-level cache.  The result gives the hints of UNROLL_K steps from k.
+        """
+        plan, place = self.plan, self.place
+        tile, item = plan.tile, plan.what.packed.dtype.itemsize
+        depth = dim_product(plan.inner)
+        chunks = dim_product(plan.outer)
+        if isinstance(depth, DimExpr) or isinstance(chunks, DimExpr) or (place.blocks == 1 and chunks == 1):
+            return lambda k: []
+        total = dim_product(plan.what.m)
+        rows = evaluate_dim(total, dict.fromkeys(symbols_of(total), 1))  # with the least sizes: a batch of one
+        tiles = -(-rows // tile.rows)
+        needed = UNROLL_K * tile.width * item // LINE_BYTES  # lines that UNROLL_K steps read
+        lines = -(-needed // min(tiles, GROUP if plan.deep else tiles))
+        if lines > MOST_LINES:
+            return lambda k: []
+        share = binary("min", place.tile, const(-(-needed // lines)))
+        size = const(depth * tile.width)
+        block = (size_expr(place.block) * chunks - (chunks - 1)) * size  # from the last chunk to the next block's first
+        distance = block if chunks == 1 else LOOPS.where(place.last_chunk, block, size)
+        begin = start + distance
+
+        def hints(k: Expr) -> list[Stmt]:
+            line = (share * (depth // UNROLL_K) + k // UNROLL_K) * lines
+            return [Prefetch(plan.panels, begin + (line + q) * (LINE_BYTES // item)) for q in range(lines)]
+
+        return hints
+
+    def _store(self, acc: Buf, vectors: int, panel: Expr, limit: Expr | None) -> list[Stmt]:
+        """The epilogue on the sums, and the only store."""
+        plan, place = self.plan, self.place
+        what, names, tile, flat = plan.what, plan.names, plan.tile, plan.flat
         width = vectors * tile.lanes
         i, j, lane = names.var("i"), names.var("j"), names.var("v")
-        sum_dtype = self.node.types[0].dtype
+        sum_dtype = plan.node.types[0].dtype
 
         def read_sum(index: Index, mask: Expr | None, other: object) -> Expr:
             return LOOPS.cast(Load(acc, i * width + j * tile.lanes + lane), sum_dtype)
 
-        flat = self.flat
-        bound = {v: in_memory(b, v.shape) for v, b in self.bound.items()}
-        reads = Access({**bound, self.start: read_sum})
-        shape = self.start.shape
-        row = first + i
+        bound = {v: in_memory(b, v.shape) for v, b in plan.bound.items()}
+        reads = Access({**bound, plan.start: read_sum})
+        shape = plan.start.shape
+        row = self.first + i
         if what.out_batch and what.batch:
-            row = linear(batch, strides_of(what.batch)) * size_expr(dim_product(what.m)) + row
-        column = what.column(batch, panel * tile.width + j * tile.lanes + lane)
-        index = (*unravel(row, shape[:-1]), column) if shape else ()
-        stores = tuple(
-            Store(b, linear(index, strides_of(shape)), reads.at(v, index)) for v, b in zip(flat.outputs, self.params.outputs, strict=True)
-        )
+            row = linear(place.batch, strides_of(what.batch)) * size_expr(dim_product(what.m)) + row
+        first_column = (place.block_index * size_expr(place.block) + panel) * tile.width
+        column = what.column(place.batch, first_column + j * tile.lanes + lane)
+        index = (*unravel(row, shape[:-1]), column)
+        outputs: list[tuple[Value, Buf]] = list(zip(flat.outputs, plan.params.outputs, strict=True))
+        stores = tuple(Store(b, linear(index, strides_of(shape)), reads.at(v, index)) for v, b in outputs)
         live = None if limit is None else limit - j * tile.lanes
         if isinstance(limit, Const) and int(limit.value) == width:
             live = None
         vector = For(lane, const(tile.lanes), stores, "vector", limit=live)
-        return [For(i, const(rows), (For(j, const(vectors), (vector,), "unroll"),), "unroll")]
+        return [For(i, const(self.rows), (For(j, const(vectors), (vector,), "unroll"),), "unroll")]
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Which part of the result a task computes."""
+def _chunked(what: Contraction) -> Contraction:
+    """The contraction with a deep innermost k loop split, so that chunks of k can be summed one after another."""
+    inner = what.k[-1]
+    if not isinstance(inner, int) or inner <= CHUNK or not isinstance(dim_product(what.k), int) or dim_product(what.k) < DEEP:
+        return what
+    size = next((c for c in range(CHUNK, CHUNK // 4, -1) if inner % c == 0), inner)
+    if size == inner:
+        return what
+    stride = what.a_strides[-1]
+    whole = what.a_index
 
-    batch: Index
-    block_index: Expr
-    blocks: int
-    block: Dim
-    full: Dim
-    ahead: _Ahead | None
+    def a_index(batch: Index, m: Index, k: Index) -> Index:
+        return whole(batch, m, (*k[:-2], k[-2] * size + k[-1]))
 
-
-@dataclass(frozen=True)
-class _Ahead:
-    """What a tile asks for in advance: share number `share` of the next block, `lines` cache lines every UNROLL_K steps of k."""
-
-    share: Expr
-    lines: int
+    strides = (*what.a_strides[:-1], stride * size, stride)
+    return replace(what, k=(*what.k[:-1], inner // size, size), a_strides=strides, a_index=a_index)
 
 
-def _unrolled(
-    names: Names, size: Dim, step: Callable[[Expr], list[Stmt]], before: Callable[[Expr], list[Stmt]] = lambda k: []
-) -> list[Stmt]:
+def ceil_expr(e: Expr, by: int) -> Expr:
+    """e / by rounded up."""
+    return (e + (by - 1)) // by
+
+
+def _unrolled(names: Names, size: Dim, step: Callable[[Expr], list[Stmt]], before: Callable[[Expr], list[Stmt]]) -> list[Stmt]:
     """A serial loop over 0..size, some steps at a time; `before` stands once before each group of steps."""
     if isinstance(size, int) and size <= 2 * UNROLL_K:
         return [s for k in range(size) for s in step(const(k))]

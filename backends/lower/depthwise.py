@@ -110,7 +110,14 @@ class _Depthwise:
         return first, count, start
 
     def _pixels(
-        self, position: Sequence[Expr], at: Expr, pixels: int, checked: bool, bounds: list[tuple[Expr, Expr, Expr]], offset: Expr, lane: Expr
+        self,
+        position: Sequence[Expr],
+        at: Expr,
+        pixels: int,
+        checked: bool,
+        bounds: list[tuple[Expr, Expr, Expr]],
+        offset: Expr,
+        lane: Expr,
     ) -> list[Stmt]:
         """`pixels` neighbouring results from `at`; `checked`: taps along the line may fall outside."""
         names, lanes = self.names, self.lanes
@@ -163,5 +170,3 @@ class _Depthwise:
         index = (*unravel(row, shape[:-1]), offset + lane)
         outputs: list[tuple[Value, Buf]] = list(zip(self.flat.outputs, self.params.outputs, strict=True))
         return [Store(b, linear(index, strides_of(shape)), reads.at(v, index)) for v, b in outputs]
-
-

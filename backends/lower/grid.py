@@ -37,12 +37,24 @@ def blocks(block: Var, count: Dim, thread: Var, threads: int, body: Sequence[Stm
     return For(block, size_expr(count), (For(thread, const(threads), tuple(body), "thread"),), "block")
 
 
-def on_grid(names: Names, statement: Stmt) -> For:
-    """A statement written for a CPU: a thread for each iteration of a parallel loop, a single thread for anything else."""
-    block, thread = names.var("block"), names.var("thread")
-    if not (isinstance(statement, For) and statement.kind == "parallel"):
-        return blocks(block, 1, thread, 1, (statement,))
-    inner = If(statement.var < statement.extent, statement.body)
-    count = (statement.extent + (THREADS - 1)) // THREADS
-    threads = For(thread, const(THREADS), (Let(statement.var, block * THREADS + thread), inner), "thread")
-    return For(block, count, (threads,), "block")
+def on_grid(names: Names, statements: Sequence[Stmt]) -> list[Stmt]:
+    """Statements written for a CPU: a thread for each iteration of a parallel loop, one thread alone for the rest."""
+    result: list[Stmt] = []
+    alone: list[Stmt] = []
+
+    def flush() -> None:
+        if alone:
+            result.append(blocks(names.var("block"), 1, names.var("thread"), 1, alone))
+            alone.clear()
+
+    for s in statements:
+        if not (isinstance(s, For) and s.kind == "parallel"):
+            alone.append(s)
+            continue
+        flush()
+        block, thread = names.var("block"), names.var("thread")
+        mine = (Let(s.var, block * THREADS + thread), If(s.var < s.extent, s.body))
+        threads = For(thread, const(THREADS), mine, "thread")
+        result.append(For(block, (s.extent + (THREADS - 1)) // THREADS, (threads,), "block"))
+    flush()
+    return result

@@ -84,7 +84,7 @@ def _folded(op: str, x: Value, loc: str, **attrs: Any) -> Value:
 
 def _packed_weights(w: Value, node: Node, target: Target) -> Value:
     """[o, i, *kernel] as a matrix [taps * i, o] for each group, packed, and read back in its own shape."""
-    loc, groups = node.loc, node.attrs["groups"]
+    loc, groups = node.loc, node.attrs.get("groups", 1)
     o, i, *kernel = w.shape
     per_group = o // groups
     spatial = len(kernel)

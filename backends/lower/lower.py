@@ -6,10 +6,11 @@ from ...ir.graph import Graph
 from ...ir.loops import LoopFunction
 from ...ir.ops.registry import op_def
 from ..target import Target
-from .contract import contraction_of, lower_contract
+from .contract import lower_contract
+from .contract_grid import lower_contract_grid
+from .contraction import contraction_of
 from .depthwise import is_depthwise, lower_depthwise
 from .map import lower_map
-from .opaque import lower_opaque
 from .opaque import lower_opaque
 from .row import lower_row
 
@@ -19,11 +20,13 @@ LANES = 16  # elements that map and row loops handle at once, on every target: p
 def lower(body: Graph, target: Target) -> LoopFunction:
     """The loops of one kernel.  Raises CodegenError for a body that no template computes."""
     kinds = {op_def(n.op).kind for n in body.nodes}
+    grid = target.kind == "gpu"
     if "contraction" in kinds:
-        node = contraction_of(body)
-        return lower_depthwise(body, LANES) if is_depthwise(node) else lower_contract(body, target)
+        if is_depthwise(contraction_of(body)):
+            return lower_depthwise(body, LANES, grid)
+        return lower_contract_grid(body, target) if grid else lower_contract(body, target)
     if "reduction" in kinds:
-        return lower_row(body, LANES)
+        return lower_row(body, LANES, grid)
     if "opaque" in kinds:
-        return lower_opaque(body)
-    return lower_map(body, LANES)
+        return lower_opaque(body, grid)
+    return lower_map(body, LANES, grid)

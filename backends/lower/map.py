@@ -115,4 +115,3 @@ def _vector_axis(extent: Sequence[Dim]) -> int:
         if not isinstance(d, int) or d >= SHORT:
             return axis
     return last
-

@@ -9,11 +9,15 @@ from ...ir.graph import Graph
 from ...ir.loops import Alloc, For, LoopFunction, Names, Stmt, Tensor
 from ...ir.ops.registry import op_def
 from .access import as_scalars
+from .grid import on_grid
 from .kernel import const, function, parameters
 
 
-def lower_opaque(body: Graph) -> LoopFunction:
-    """The loops that the body's one op defines.  Raises UnsupportedOp where it has none."""
+def lower_opaque(body: Graph, grid: bool = False) -> LoopFunction:
+    """The loops that the body's one op defines; on a grid its parallel iterations are threads, and all else is one thread's.
+
+    Raises UnsupportedOp where it has none.
+    """
     nodes = [n for n in body.nodes if op_def(n.op).kind != "leaf"]
     if len(nodes) != 1:
         raise CodegenError(f"kernel {body.name} holds {len(nodes)} ops, one of which has loops of its own")
@@ -27,7 +31,8 @@ def lower_opaque(body: Graph) -> LoopFunction:
     outs = [Tensor(b, t.shape) for b, t in zip(params.outputs, node.types, strict=True)]
     attrs = {k: as_scalars(a) for k, a in node.attrs.items()}
     names = Names()
-    return function(body, params, _sharing_memory(names, definition.loops(names, ins, outs, **attrs)))
+    statements = _sharing_memory(names, definition.loops(names, ins, outs, **attrs))
+    return function(body, params, on_grid(names, statements) if grid else statements)
 
 
 def _sharing_memory(names: Names, statements: Sequence[Stmt]) -> list[Stmt]:

@@ -3,7 +3,9 @@
 The kept axes are tasks; one *row* is the reduced axes at one kept index.  Nodes are staged by how many reductions they follow; each
 stage is one loop over the row that folds the stage's reductions, stores its outputs and keeps what later stages would otherwise
 recompute at a cost.  The vector runs along the row where the row is innermost, else along the last kept axis.  A fixed number of
-partial results per row, joined in a fixed order, makes the result the same for any thread count and batch position.
+partial results per row, joined in a fixed order, makes the result the same for any thread count and batch position.  On a grid
+a block of threads holds these partial results, one each, so the bits are the same there too; where the vector would run along
+the kept axis, a thread takes a row of its own.
 """
 
 from __future__ import annotations
@@ -14,13 +16,33 @@ from dataclasses import dataclass
 from ...ir.dims import Dim, dim_product
 from ...ir.errors import CodegenError
 from ...ir.graph import Graph, Node, Value
-from ...ir.loops import Alloc, Buf, Const, Expr, For, Let, Load, LoopFunction, Names, Scalar, Stmt, Store, as_expr, size_expr
+from ...ir.loops import (
+    Alloc,
+    Barrier,
+    Buf,
+    Const,
+    Expr,
+    For,
+    If,
+    Let,
+    Load,
+    LoopFunction,
+    Names,
+    Scalar,
+    Stmt,
+    Store,
+    Var,
+    as_expr,
+    size_expr,
+)
 from ...ir.ops.registry import Reduction, op_def
 from ...ir.scalar import LOOPS, compute_dtype
 from .access import Access, Bound, Index, linear, strides_of, unravel
+from .grid import blocks, cells
 from .kernel import access, const, function, loops, operations, parameters, reaches, remainder, spread
 
 PARTIAL = 4  # partial vectors per row: hides the latency of an addition
+SHARED_ROW_BYTES = 8192  # of a value that a block keeps for a later stage
 EXPENSIVE = frozenset("exp log tanh sigmoid erf gelu silu softplus mish pow sin cos div sqrt".split())
 
 
@@ -47,9 +69,7 @@ class Shape:
 
 def row_shape(body: Graph) -> Shape:
     """The shape of the body's reductions.  Raises CodegenError where they differ."""
-    shapes = {
-        Shape(n.inputs[0].shape, tuple(n.attrs["axes"])) for n in body.nodes if op_def(n.op).kind == "reduction"
-    }
+    shapes = {Shape(n.inputs[0].shape, tuple(n.attrs["axes"])) for n in body.nodes if op_def(n.op).kind == "reduction"}
     if len(shapes) != 1:
         raise CodegenError(f"kernel {body.name}: its reductions are over different axes")
     return next(iter(shapes))
@@ -65,18 +85,20 @@ def stages(body: Graph) -> dict[Value, int]:
     return stage
 
 
-def lower_row(body: Graph, lanes: int) -> LoopFunction:
+def lower_row(body: Graph, lanes: int, grid: bool = False) -> LoopFunction:
     """Loops for a body with reductions over common axes; outputs have the full shape or the reduced one."""
     shape = row_shape(body)
     names = Names()
     params = parameters(body)
     reads = access(body, params)
     along = _vector_along_row(body, shape)
+    kept_sizes = [shape.full[k] for k in shape.kept]
+    outputs = dict(zip(body.outputs, params.outputs, strict=True))
+    if grid:
+        return function(body, params, [_on_grid(body, shape, names, reads, lanes, along, outputs)])
     emit = _Row(body, shape, names, reads, lanes, along)
     task = names.var("t")
-    kept_sizes = [shape.full[k] for k in shape.kept]
     work = size_expr(dim_product([shape.full[k] for k in shape.axes])) * operations(body)
-    outputs = dict(zip(body.outputs, params.outputs, strict=True))
     if along:
         statements = emit.row(unravel(task, kept_sizes), outputs, const(0))
         return function(body, params, [For(task, size_expr(dim_product(kept_sizes)), tuple(statements), "parallel", cost=work)])
@@ -85,6 +107,18 @@ def lower_row(body: Graph, lanes: int) -> LoopFunction:
     statements = spread(names, width, lanes, lambda offset, lane: emit.row((*outer, offset + lane), outputs, lane))
     tasks = size_expr(dim_product(kept_sizes[:-1]))
     return function(body, params, [For(task, tasks, tuple(statements), "parallel", cost=work * size_expr(width))])
+
+
+def _on_grid(body: Graph, shape: Shape, names: Names, reads: Access, lanes: int, along: bool, outputs: dict[Value, Buf]) -> For:
+    """A block for each row, or a thread for each where neighbouring rows are neighbours in memory."""
+    kept_sizes = [shape.full[k] for k in shape.kept]
+    if not along:
+        emit = _Row(body, shape, names, reads, 1, along, keep=False)
+        return cells(names, kept_sizes, lambda kept: emit.row(kept, outputs, const(0)))
+    block, thread = names.var("row"), names.var("thread")
+    emit = _Row(body, shape, names, reads, lanes, along, thread)
+    statements = emit.row(unravel(block, kept_sizes), outputs, const(0))
+    return blocks(block, dim_product(kept_sizes), thread, lanes * PARTIAL, statements)
 
 
 def _vector_along_row(body: Graph, shape: Shape) -> bool:
@@ -98,15 +132,28 @@ def _vector_along_row(body: Graph, shape: Shape) -> bool:
 
 
 class _Row:
-    """Emits the stages of one row (or of `lanes` rows side by side)."""
+    """Emits the stages of one row (or of `lanes` rows side by side).
 
-    def __init__(self, body: Graph, shape: Shape, names: Names, reads: Access, lanes: int, along: bool):
+    With `thread` the partial results of a row are with the threads of a block, each of which runs these statements.
+    """
+
+    def __init__(
+        self,
+        body: Graph,
+        shape: Shape,
+        names: Names,
+        reads: Access,
+        lanes: int,
+        along: bool,
+        thread: Var | None = None,
+        keep: bool = True,
+    ):
         self.body, self.shape, self.names, self.reads = body, shape, names, reads
-        self.lanes, self.along = lanes, along
+        self.lanes, self.along, self.thread = lanes, along, thread
         self.stage = stages(body)
         self.reductions = [n for n in body.nodes if op_def(n.op).kind == "reduction"]
-        self.kept_values = self._values_to_keep()
         self.sizes = [shape.full[k] for k in shape.axes]
+        self.kept_values = self._values_to_keep() if keep else []
 
     def _is_full(self, v: Value) -> bool:
         return v.shape == self.shape.full and v not in self._reduced
@@ -122,9 +169,14 @@ class _Row:
             v = node.outputs[0]
             if op_def(node.op).kind != "pointwise" or node.op not in EXPENSIVE or not self._is_full(v):
                 continue
-            if any(self._used_after(v, self.stage[v])):
+            if any(self._used_after(v, self.stage[v])) and self._has_room(v):
                 kept.append(v)
         return kept
+
+    def _has_room(self, v: Value) -> bool:
+        """A block has little memory, of a size that must be known; without room the value is computed again."""
+        row = dim_product(self.sizes)
+        return self.thread is None or (isinstance(row, int) and row * v.dtype.itemsize <= SHARED_ROW_BYTES)
 
     def _used_after(self, v: Value, stage: int) -> list[bool]:
         """Whether each transitive pointwise user of a value stands in a later stage."""
@@ -154,7 +206,8 @@ class _Row:
                 statements += self._stage(kept, lane, folding, storing, keeping)
         for v, b in outputs.items():
             if not self._is_full(v):
-                statements.append(self._store_reduced(v, b, kept))
+                store = self._store_reduced(v, b, kept)
+                statements.append(store if self.thread is None else If(self.thread < 1, (store,)))
         return statements
 
     def _parameter_bindings(self) -> dict[Value, Bound]:
@@ -166,7 +219,7 @@ class _Row:
     def _stage(
         self, kept: Sequence[Expr], row_lane: Expr, folding: list[Node], storing: list[tuple[Value, Buf]], keeping: list[Value]
     ) -> list[Stmt]:
-        partial = PARTIAL if self.along and folding else 1
+        partial = PARTIAL if self.along and folding and self.thread is None else 1
         states = {n: self._states(n, partial) for n in folding}
         statements: list[Stmt] = []
         for n in folding:
@@ -174,7 +227,7 @@ class _Row:
         scratch: dict[Value, Buf] = {}
         for v in keeping:
             size = dim_product(self.sizes) if self.along else dim_product(self.sizes) * self.lanes
-            scratch[v] = Buf(self.names.var("keep").name, v.dtype, "local", size)
+            scratch[v] = Buf(self.names.var("keep").name, v.dtype, "local" if self.thread is None else "shared", size)
             statements.append(Alloc(scratch[v]))
 
         def element(reduced: Sequence[Expr], slot: Expr, live: Expr | None) -> list[Stmt]:
@@ -193,7 +246,9 @@ class _Row:
                 inner += self._fold(n, states[n], reads.at(n.inputs[0], index), position, slot, live)
             return inner
 
-        if self.along:
+        if self.thread is not None:
+            statements += self._loop_threads(element, self.thread)
+        elif self.along:
             statements += self._loop_along(element, partial)
         else:
             statements += loops(self.names, self.sizes, lambda reduced: element(reduced, row_lane, None), "r")
@@ -212,14 +267,15 @@ class _Row:
 
     def _states(self, n: Node, partial: int) -> list[Buf]:
         dtypes = _monoid(n).state_dtypes(compute_dtype(n.inputs[0].dtype))
-        return [Buf(self.names.var("acc").name, d, "reg", self.lanes * partial) for d in dtypes]
+        size = self.lanes * partial if self.thread is None else 1
+        return [Buf(self.names.var("acc").name, d, "reg", size) for d in dtypes]
 
     def _initialize(self, n: Node, states: list[Buf], partial: int, row_lane: Expr) -> list[Stmt]:
         values = _monoid(n).init(compute_dtype(n.inputs[0].dtype))
         statements: list[Stmt] = [Alloc(b) for b in states]
         for b, value in zip(states, values, strict=True):
             start = as_expr(value, b.dtype)
-            if self.along:
+            if self.along and self.thread is None:
                 part, lane = self.names.var("u"), self.names.var("v")
                 vector = For(lane, const(self.lanes), (Store(b, part * self.lanes + lane, start),), "vector")
                 statements.append(For(part, const(partial), (vector,), "unroll"))
@@ -272,11 +328,50 @@ class _Row:
 
         return loops(names, outer, inner, "r")
 
+    def _loop_threads(self, element: Callable[..., list[Stmt]], thread: Var) -> list[Stmt]:
+        """Elements go to the thread that stands for the slot that `_loop_along` would use."""
+        names, lanes = self.names, self.lanes
+        threads = lanes * PARTIAL
+        *outer, length = self.sizes
+
+        def inner(prefix: tuple[Expr, ...]) -> list[Stmt]:
+            extent = size_expr(length)
+            whole = extent - extent % threads
+            q, q2 = names.var("q"), names.var("q")
+            main = tuple(element((*prefix, q * threads + thread), const(0), None))
+            statements: list[Stmt] = [For(q, extent // threads, main)]
+            rest = tuple(element((*prefix, whole + q2 * lanes + thread), const(0), None))
+            statements.append(If(thread < lanes, (For(q2, (extent - whole) // lanes, rest),)))
+            tail = extent % lanes
+            last = tuple(element((*prefix, extent - tail + thread), const(0), None))
+            statements.append(If(thread < tail, last))
+            return statements
+
+        return loops(names, outer, inner, "r")
+
+    def _join_threads(self, n: Node, states: list[Buf], thread: Var) -> list[Stmt]:
+        """The partial results of the block by the tree of `_finish`, in shared memory; every thread gets the result."""
+        monoid = _monoid(n)
+        half = self.lanes * PARTIAL // 2
+        shared = [Buf(self.names.var("part").name, b.dtype, "shared", 2 * half) for b in states]
+        statements: list[Stmt] = [Alloc(b) for b in shared]
+        statements += [Store(b, thread, Load(own, const(0))) for b, own in zip(shared, states, strict=True)]
+        statements.append(Barrier())
+        while half:
+            a, z = (tuple(Load(b, thread + k) for b in shared) for k in (0, half))
+            merged = self._assign(shared, thread, monoid.merge(LOOPS, a, z))
+            statements += [If(thread < half, tuple(merged)), Barrier()]
+            half //= 2
+        return [*statements, *(Store(own, const(0), Load(b, const(0))) for b, own in zip(shared, states, strict=True))]
+
     def _finish(self, n: Node, states: list[Buf], partial: int, row_lane: Expr) -> list[Stmt]:
         """Join the partial results by a fixed tree of halves and keep the finished scalar for readers."""
         monoid = _monoid(n)
         statements: list[Stmt] = []
         half = self.lanes * partial // 2 if self.along else 0
+        if self.thread is not None:
+            statements += self._join_threads(n, states, self.thread)
+            half = 0
         while half:
             width = min(half, self.lanes)
             for first in range(0, half, width):
@@ -302,4 +397,3 @@ def _monoid(n: Node) -> Reduction:
     monoid = op_def(n.op).reduction
     assert monoid is not None
     return monoid
-

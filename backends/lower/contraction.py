@@ -1,0 +1,184 @@
+"""Contractions as the micro-kernel sees them: rows, columns and sums over buffers, whether they come from a matmul or a convolution.
+
+A convolution is an index map: row m of the result is a pixel, and k runs over taps and channels at fixed distances from where that
+pixel's window starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ...ir.dims import Dim
+from ...ir.errors import CodegenError
+from ...ir.graph import Graph, Node, Value, input_value
+from ...ir.loops import Expr, size_expr
+from ...ir.ops.registry import op_def
+from ...ir.types import DType
+from ..target import Target
+from .access import Index, broadcast_index, linear, strides_of
+from .collapse import collapse
+from .kernel import const
+
+
+GRID_LANES = 16  # threads of a block that compute neighbouring columns
+
+
+@dataclass(frozen=True)
+class Tile:
+    """rows x width elements in registers; `lanes` in one register."""
+
+    rows: int
+    width: int
+    lanes: int
+
+    @property
+    def vectors(self) -> int:
+        return self.width // self.lanes
+
+
+def tile_for(target: Target, dtype: DType, columns: Dim) -> Tile:
+    """The register tile for an accumulator dtype: as many independent sums as the registers hold, two or three vectors wide."""
+    if target.kind == "gpu":  # of a block: `GRID_LANES` threads side by side, up to four columns each
+        needed = -(-columns // GRID_LANES) if isinstance(columns, int) else 4
+        return Tile(64, GRID_LANES * (needed if needed <= 2 else 4), GRID_LANES)
+    lanes = target.lanes(max(32, dtype.bits))
+    spare = 3 if target.registers >= 32 else 2
+    vectors = 2
+    if isinstance(columns, int):
+        needed = -(-columns // lanes)
+        if needed == 1:
+            vectors = 1
+        elif needed % 3 == 0 and needed % 2:
+            vectors = 3
+    rows = min(14, (target.registers - spare - 1) // vectors) if target.registers >= 32 else (target.registers - spare - 1) // vectors
+    return Tile(max(1, rows), vectors * lanes, lanes)
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """A contraction as the micro-kernel sees it.
+
+    Row f of the result (of `batch` x `m` rows) sums over `k`; offsets are in elements.  `a_row(batch, m)`: where a row of the first
+    operand starts in its buffer, `a_strides`: how each k loop moves along it; `a_index(batch, m, k)`: the same as an index of the
+    value; `b_panel(batch)`: where the batch's first panel starts; `out(batch, m, column)`: (flat row, column) of the result.
+    """
+
+    a: Value
+    packed: Value
+    batch: tuple[Dim, ...]
+    m: tuple[Dim, ...]
+    n: Dim
+    k: tuple[Dim, ...]
+    a_strides: tuple[Dim, ...]
+    a_row: Callable[[Index, Index], Expr]
+    a_index: Callable[[Index, Index, Index], Index]
+    row_stride: Dim | None  # elements between neighbouring rows, where they are evenly spaced
+    b_panel: Callable[[Index], Expr]
+    column: Callable[[Index, Expr], Expr]
+    out_batch: bool  # whether the batch counts rows of the result (else it counts groups of columns)
+
+
+def packed_operand(value: Value) -> Value:
+    """The packed panels behind a contraction's second operand.  Raises CodegenError where it is not packed."""
+    node = value.node
+    while node.op != "unpack_panels":
+        if len(node.inputs) != 1:
+            raise CodegenError(f"the second operand of a contraction must be packed, not {value!r}")
+        node = node.inputs[0].node
+    return node.inputs[0]
+
+
+def _matmul(node: Node) -> Contraction:
+    a, b = node.inputs
+    packed = packed_operand(b)
+    out = node.types[0]
+    k = a.shape[-1]
+    n = out.shape[-1]
+    a_strides = strides_of(a.shape)
+    b_strides = strides_of(packed.shape)
+    if b.type.rank == 2:  # one matrix for all: the rows of every batch form one
+        rows = (*a.shape[:-2], a.shape[-2])
+        return Contraction(
+            a, packed, (), rows, n, (k,), (1,),
+            lambda batch, m: linear(m, strides_of(rows)) * size_expr(k),
+            lambda batch, m, kk: (*m, *kk), k, lambda batch: const(0), lambda batch, c: c, True,
+        )  # fmt: skip
+    lead = out.shape[:-2]
+
+    def a_batch(batch: Index) -> Index:
+        return broadcast_index(batch, lead, a.shape[:-2])
+
+    return Contraction(
+        a, packed, lead, (out.shape[-2],), n, (k,), (1,),
+        lambda batch, m: linear((*a_batch(batch), *m), a_strides[:-1]),
+        lambda batch, m, kk: (*a_batch(batch), *m, *kk), k,
+        lambda batch: linear(broadcast_index(batch, lead, packed.shape[:-3]), b_strides[:-3]), lambda batch, c: c, True,
+    )  # fmt: skip
+
+
+def _conv(node: Node) -> Contraction:
+    x, w = node.inputs
+    attrs = node.attrs
+    if attrs["layout"] != "channels_last" or any(p != (0, 0) for p in attrs["pads"]):
+        raise CodegenError(f"{node!r}: a convolution is lowered channels last and without pads")
+    packed = packed_operand(w)
+    groups = attrs["groups"]
+    spatial = w.shape[2:]
+    channels = w.shape[1]
+    n = node.types[0].shape[-1] // groups
+    strides = strides_of(x.shape)
+    dilations, steps = attrs["dilations"], attrs["strides"]
+    k: tuple[Dim, ...] = (*spatial, channels)
+    a_strides: tuple[Dim, ...] = (*(d * s for d, s in zip(dilations, strides[1:-1], strict=True)), 1)
+    merge = groups == 1 and dilations[-1] == 1  # neighbouring pixels' channels are neighbours in memory
+    if merge:
+        k, a_strides = (*spatial[:-1], spatial[-1] * channels), (*a_strides[:-2], 1)
+    m = node.types[0].shape[:-1]
+
+    def position(batch: Index, mm: Index) -> list[Expr]:
+        return [mm[0], *(o * s for o, s in zip(mm[1:], steps, strict=True)), batch[0] * size_expr(channels) if batch else const(0)]
+
+    def index(batch: Index, mm: Index, kk: Index) -> Index:
+        if merge:
+            kk = (*kk[:-1], kk[-1] // size_expr(channels), kk[-1] % size_expr(channels))
+        moved = (kk[d] * dilations[d] for d in range(len(spatial)))
+        first, *middle, c = position(batch, mm)
+        return (first, *(p + q for p, q in zip(middle, moved, strict=True)), c + kk[-1])
+
+    dense = all(s == 1 for s in spatial) and all(s == 1 for s in steps) and groups == 1
+    b_strides = strides_of(packed.shape)
+    batch = (groups,) if groups > 1 else ()
+    return Contraction(
+        x, packed, batch, m, n, k, a_strides, lambda b, mm: linear(position(b, mm), strides), index,
+        channels if dense else None, lambda b: linear(b, b_strides[:-3]),
+        lambda b, c: c + b[0] * size_expr(n) if b else c, False,
+    )  # fmt: skip
+
+
+def contraction(node: Node) -> Contraction:
+    """The index map of a matmul or convolution in the form that `legalize` leaves."""
+    return _matmul(node) if node.op == "matmul" else _conv(node)
+
+
+def contraction_of(body: Graph) -> Node:
+    """The one contraction of a body.  Raises CodegenError where there is not exactly one."""
+    found = [n for n in body.nodes if op_def(n.op).kind == "contraction"]
+    if len(found) != 1:
+        raise CodegenError(f"kernel {body.name} holds {len(found)} contractions instead of one")
+    return found[0]
+
+
+def epilogue(body: Graph, node: Node) -> tuple[Graph, Value]:
+    """The pointwise work after the contraction, over collapsed dims (the last, its columns, alone), and the value it starts from."""
+    start = input_value("contraction", node.types[0])
+    new: dict[Node, tuple[Value, ...]] = {node: (start,)}
+    for v in body.inputs:
+        new[v.node] = (v,)
+    for n in body.nodes:
+        if n not in new and op_def(n.op).kind in ("pointwise", "leaf"):
+            new[n] = n.with_inputs([new[v.node][v.index] for v in n.inputs]).outputs
+    used = [v for v in body.inputs if any(v.node is i.node for n in body.nodes if op_def(n.op).kind == "pointwise" for i in n.inputs)]
+    graph = Graph(body.name, (*used, start), tuple(new[v.node][v.index] for v in body.outputs))
+    flat = collapse(graph, node.types[0].shape, keep_last=True)
+    return flat, flat.inputs[-1]
