@@ -234,8 +234,8 @@ def mismatch(actual: np.ndarray, expected: Measured) -> str:
     else:
         error = expected.error if expected.error is not None else np.zeros(want.shape)
         with np.errstate(all="ignore"):
-            distance = np.abs(actual.astype(np.float64) - want.astype(np.float64))
-        wrong = ~(distance <= error)
+            a, w = actual.astype(np.float64), want.astype(np.float64)
+            wrong = ~((np.abs(a - w) <= error) | (a == w) | (np.isnan(a) & np.isnan(w)))
     if not wrong.any():
         return ""
     at = tuple(int(k) for k in np.argwhere(wrong)[0]) if wrong.ndim else ()
