@@ -1,0 +1,72 @@
+"""Every op of the registry, on each of its samples, in native code at every CPU level that this machine runs.
+
+All samples of an op are compiled as one graph whose operands are inputs, so that nothing is folded away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from octavo.backends.target import runnable
+from octavo.compiler.driver import compile
+from octavo.ir.errors import UnsupportedOp
+from octavo.ir.evaluate import evaluate_node
+from octavo.ir.graph import Graph, Node, Value, input_value
+from octavo.ir.ops.registry import OPS, Sample, apply_node
+from octavo.ir.types import TensorType, dtype_of
+from octavo.tests.fuzz.numerics import Measured, epsilon, measure, mismatch
+
+NAMES = tuple(sorted(name for name, op in OPS.items() if op.kind not in ("leaf", "kernel")))
+UNSUPPORTED = {"bind_size": "sizes that depend on the data are not compiled yet"}
+INTEGER_LEVELS = ("x86-64-v4-vnni",)  # differ from the level below in contractions only
+LOOSE_ULPS = 64  # of the largest value, where a sample holds infinities or NaN and so has no measured bound
+
+
+def _cases() -> Iterator[object]:
+    for name in NAMES:
+        marks = [pytest.mark.xfail(reason=UNSUPPORTED[name], raises=UnsupportedOp, strict=True)] if name in UNSUPPORTED else []
+        for target in runnable():
+            if OPS[name].kind == "contraction" or target.name not in INTEGER_LEVELS:
+                yield pytest.param(name, target.name, marks=marks, id=f"{name}-{target.name}")
+
+
+@pytest.mark.parametrize(("name", "target"), _cases())
+def test_native_code_computes_what_the_op_means(name: str, target: str):
+    make = OPS[name].samples
+    samples = list(make(np.random.default_rng(5))) if make else []
+    assert samples, f"{name} has no samples: nothing holds its code to its meaning"
+    nodes = [_node(name, sample, k) for k, sample in enumerate(samples)]
+    inputs = tuple(v for node in nodes for v in node.inputs)
+    outputs = tuple(v for node in nodes for v in node.outputs)
+    arrays = [a for sample in samples for a in sample.inputs]
+    model = compile(Graph(name, inputs, outputs), target=target)
+    actual = iter(model.run(None, dict(zip((v.node.attrs["name"] for v in inputs), arrays, strict=True))))
+    for node, sample in zip(nodes, samples, strict=True):
+        for expected in _expected(node, sample):
+            problem = mismatch(np.asarray(next(actual)), expected)
+            assert not problem, f"{node!r} {dict(node.attrs)}: {problem}"
+
+
+def _node(name: str, sample: Sample, k: int) -> Node:
+    def operand(j: int, a: np.ndarray) -> Value:
+        return input_value(f"sample{k}_{j}", TensorType(dtype_of(a.dtype), a.shape))
+
+    return apply_node(name, [operand(j, a) for j, a in enumerate(sample.inputs)], sample.attrs)
+
+
+def _expected(node: Node, sample: Sample) -> list[Measured]:
+    operands = [Measured(a) for a in sample.inputs]
+    measured = measure(node, operands, {}, np.random.default_rng(0))
+    if measured is not None:
+        return measured
+    return [_loose(a) for a in evaluate_node(node, list(sample.inputs), {})]
+
+
+def _loose(a: np.ndarray) -> Measured:
+    if not dtype_of(a.dtype).is_float:
+        return Measured(a)
+    wide = a.astype(np.float64)
+    largest = np.abs(wide[np.isfinite(wide)]).max(initial=1.0)
+    return Measured(a, np.full(a.shape, LOOSE_ULPS * epsilon(dtype_of(a.dtype)) * largest))
