@@ -88,21 +88,22 @@ class _Contract:
         def inner(outer: tuple[Expr, ...]) -> list[Stmt]:
             length = what.k[-1]
             extent = size_expr(length)
-            step = names.var("k")
+            step, u = names.var("k"), names.var("u")
 
             def staged(first: Expr, sums: list[Stmt]) -> list[Stmt]:
                 copies = self._stage_a(a, row_of, outer, first) + self._stage_b(b, panel, outer, first)
                 return [*copies, Barrier(), *sums, Barrier()]
 
-            u = names.var("u")
-            whole = staged(step * STEP, [For(u, const(STEP), tuple(self._multiply(acc, a, b, u)), "unroll")])
-            result: list[Stmt] = [For(step, extent // STEP, tuple(whole))]
+            result: list[Stmt] = []
+            if not isinstance(length, int) or length >= STEP:
+                whole = staged(step * STEP, [For(u, const(STEP), tuple(self._multiply(acc, a, b, u)), "unroll")])
+                result.append(For(step, extent // STEP, tuple(whole)))
             rest = extent % STEP
-            if not (isinstance(rest, Const) and rest.value == 0):
-                r = names.var("r")
-                tail = staged(extent - rest, [For(r, rest, tuple(self._multiply(acc, a, b, r)))])
-                result.append(If(const(0) < rest, tuple(tail)) if not isinstance(rest, Const) else For(names.var("once"), const(1), tuple(tail)))
-            return result
+            if isinstance(rest, Const) and rest.value == 0:
+                return result
+            r = names.var("r")
+            tail = staged(extent - rest, [For(r, rest, tuple(self._multiply(acc, a, b, r)))])
+            return [*result, *tail] if isinstance(rest, Const) else [*result, If(const(0) < rest, tuple(tail))]
 
         statements += loops(names, what.k[:-1], inner)
         statements += self._store(acc)
