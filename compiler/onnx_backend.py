@@ -86,9 +86,7 @@ def run_model(model: Any, inputs: Sequence[Any] | Mapping[str, Any], device: str
     return prepare(model, device, **options).run(inputs)
 
 
-def run_node(
-    node: Any, inputs: Sequence[Any], device: str = "CPU", outputs_info: Any = None, **options: Any
-) -> tuple[np.ndarray, ...]:
+def run_node(node: Any, inputs: Sequence[Any], device: str = "CPU", outputs_info: Any = None, **options: Any) -> tuple[np.ndarray, ...]:
     """Run a single NodeProto on arrays."""
     arrays = [np.asarray(x) for x in inputs]
     return run_model(model_of_node(node, arrays, options.get("opset_version")), arrays, device)

@@ -102,9 +102,22 @@ class Scope:
             raise ModelError(f"sub-graphs are nested more than {MAX_NESTING} deep")
         inner = Scope(self.importer, Frame(self.frame.opsets, self.frame.attrs, self.frame.prefix, depth), self, inlined)
         outputs = self.importer.run_graph(proto, inner, arguments)
-        if any(v is UNKNOWN if inlined else not isinstance(v, Tensor) for v in outputs):
+        if any(v is UNKNOWN for v in outputs):
             raise DependsOnUnknown
+        if not inlined and any(not isinstance(v, Tensor) for v in outputs):
+            raise UnsupportedOp("a sequence or optional cannot leave a body that runs depending on run-time data")
         return inner, outputs
+
+    def attempt(self, proto: GraphProto, arguments: Sequence[Any]) -> tuple[Scope, list[Any]] | None:
+        """As `body`, but None, and nothing reported, if the sub-graph does not import like that."""
+        importer = self.importer
+        before = len(importer.report), len(importer.errors), set(importer.wanted)
+        try:
+            return self.body(proto, arguments)
+        except (DependsOnUnknown, UnsupportedOp, ShapeError):
+            del importer.report[before[0] :], importer.errors[before[1] :]
+            importer.wanted = before[2]
+            return None
 
 
 class ModelImporter:
@@ -159,8 +172,10 @@ class ModelImporter:
                 parsed = parse_dim(p) if len(p) <= 200 else None
             except (ModelError, ZeroDivisionError):
                 parsed = None
-            if parsed is not None and isinstance(parsed, DimExpr) and symbols_of(parsed) <= set(result):
+            own = self.model.producer_name == "octavo"  # then an expression means what it says, also where it alone names a symbol
+            if isinstance(parsed, DimExpr) and (own or symbols_of(parsed) <= set(result)):
                 result[p] = parsed
+                self.symbol_names |= symbols_of(parsed)
                 continue
             name = re.sub(r"[^A-Za-z0-9_]+", "_", p).strip("_")[:60] or "d"
             name = name if name[0].isalpha() else "d" + name
@@ -288,9 +303,7 @@ class ModelImporter:
                 scope.define(output, result, where)
         for output in node.output[len(results) :]:
             if output:
-                self.refuse(
-                    name, full_op(node), f"its output {output!r} is not supported", "remove the output if nothing needs it"
-                )
+                self.refuse(name, full_op(node), f"its output {output!r} is not supported", "remove the output if nothing needs it")
                 scope.define(output, UNKNOWN, where)
 
     def importable(self, node: NodeProto, scope: Scope) -> None:
@@ -528,9 +541,7 @@ def schema_function(
     if not body:
         return None
     function = (
-        onnx.FunctionProto.FromString(body)
-        if isinstance(body, bytes)
-        else onnx.FunctionProto.FromString(body.SerializeToString())
+        onnx.FunctionProto.FromString(body) if isinstance(body, bytes) else onnx.FunctionProto.FromString(body.SerializeToString())
     )
     have = {a.name for a in function.attribute_proto}
     function.attribute_proto.extend(a for a in resolved.attribute if a.name not in have)
@@ -547,9 +558,7 @@ def type_proto(x: Tensor | Sequence_ | Optional_ | None) -> onnx.TypeProto:
 Model = str | os.PathLike[str] | bytes | onnx.ModelProto
 
 
-def import_model(
-    model: Model, dims: Mapping[str, int] | None = None, constants: Mapping[str, np.ndarray] | None = None
-) -> Graph:
+def import_model(model: Model, dims: Mapping[str, int] | None = None, constants: Mapping[str, np.ndarray] | None = None) -> Graph:
     """The graph of an ONNX model (path, bytes or ModelProto).
 
     `dims` pins symbols to sizes; `constants` fixes the contents of inputs on which shapes depend (they stay inputs, unused).
@@ -567,7 +576,7 @@ def shape_inputs(model: Model, constants: Mapping[str, np.ndarray] | None = None
     try:
         importer.run()
     except (UnsupportedOp, ShapeError):
-        return importer.wanted
+        return importer.wanted & {v.name for v in proto.graph.input}
     return set()
 
 

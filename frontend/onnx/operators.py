@@ -1,5 +1,33 @@
 """Imports every file of importers, so that each registers its own."""
 
-from . import ops_control, ops_math, ops_ml, ops_nn, ops_quant, ops_recurrent, ops_reduce, ops_resize, ops_shape, ops_tracked
+from . import (
+    ops_contrib,
+    ops_control,
+    ops_math,
+    ops_ml,
+    ops_nn,
+    ops_quant,
+    ops_recurrent,
+    ops_reduce,
+    ops_resize,
+    ops_shape,
+    ops_signal,
+    ops_tracked,
+    ops_vision,
+)
 
-MODULES = (ops_control, ops_math, ops_ml, ops_nn, ops_quant, ops_recurrent, ops_reduce, ops_resize, ops_shape, ops_tracked)
+MODULES = (
+    ops_contrib,
+    ops_control,
+    ops_math,
+    ops_ml,
+    ops_nn,
+    ops_quant,
+    ops_recurrent,
+    ops_reduce,
+    ops_resize,
+    ops_shape,
+    ops_signal,
+    ops_tracked,
+    ops_vision,
+)

@@ -37,6 +37,7 @@ def if_(n: Site, condition: Tensor) -> tuple[Any, ...]:
     if chosen is not None:
         branch = sub_graph(n, "then_branch" if bool(chosen.reshape(-1)[0]) else "else_branch")
         return tuple(n.scope.body(branch, (), inlined=True)[1])
+    n.origin(condition)
     (then, yes), (other, no) = (n.scope.body(sub_graph(n, b), ()) for b in ("then_branch", "else_branch"))
     if [t.type for t in yes] != [t.type for t in no]:
         pairs = ", ".join(f"{a.type} and {b.type}" for a, b in zip(yes, no, strict=False) if a.type != b.type)
@@ -88,6 +89,9 @@ def loop(n: Site, trip: Operand = None, condition: Operand = None, *initial: Any
     if isinstance(count, int) and first is not None:
         return _unrolled(n, body, count, running, list(initial))
     if not tensors:
+        for v in (trip, condition):
+            if v is not None and n.constant(v) is None:
+                n.origin(v)
         raise UnsupportedOp("a loop over sequences is supported only where the number of iterations is known")
     return _loop_at_run_time(n, body, trip, condition, initial, states)
 
@@ -100,7 +104,13 @@ def _loop_as_scan(n: Site, body: Any, count: Dim, running: Tensor, initial: Sequ
     """The loop as a scan; None if its body may stop early or changes the type of its state."""
     step = input_value("step", TensorType(i64, ()))
     states = _body_inputs(initial)
-    scope, outputs = n.scope.body(body, (step, running, *states))
+    if isinstance(count, int) and count <= MAX_UNROLL:
+        tried = n.scope.attempt(body, (step, running, *states))
+        if tried is None:
+            return None
+        scope, outputs = tried
+    else:
+        scope, outputs = n.scope.body(body, (step, running, *states))
     if not outputs or not always_true(n, outputs[0]):
         return None
     nexts, stacked = outputs[1 : 1 + len(states)], outputs[1 + len(states) :]
@@ -155,7 +165,8 @@ def _loop_at_run_time(
     n: Site, body: Any, trip: Operand, condition: Operand, initial: Sequence[Tensor], states: int
 ) -> tuple[Value, ...]:
     if len(body.output) > 1 + states:
-        raise UnsupportedOp("how many results it stacks depends on run-time data")
+        origins = " and ".join(n.origin(v) for v in (trip, condition) if v is not None and n.constant(v) is None)
+        raise UnsupportedOp(f"how many results it stacks depends on {origins or 'what its body computes'}")
     step, going = input_value("step", TensorType(i64, ())), input_value("going", TensorType(bool_, ()))
     inner = _body_inputs(initial)
     scope, outputs = n.scope.body(body, (step, going, *inner))

@@ -15,7 +15,8 @@ LARGEST_F8 = {f8e4m3: 448.0, f8e5m2: 57344.0}
 UNARY = {
     "Abs": "abs", "Neg": "neg", "Sign": "sign", "Exp": "exp", "Log": "log", "Sqrt": "sqrt", "Reciprocal": "reciprocal",
     "Floor": "floor", "Ceil": "ceil", "Round": "round", "Sin": "sin", "Cos": "cos", "Tan": "tan", "Asin": "asin",
-    "Acos": "acos", "Atan": "atan", "Sinh": "sinh", "Cosh": "cosh", "Tanh": "tanh", "Asinh": "asinh", "Acosh": "acosh", "Atanh": "atanh",
+    "Acos": "acos", "Atan": "atan", "Sinh": "sinh", "Cosh": "cosh", "Tanh": "tanh", "Asinh": "asinh", "Acosh": "acosh",
+    "Atanh": "atanh",
     "Erf": "erf", "IsNaN": "is_nan", "Relu": "relu", "Sigmoid": "sigmoid", "Softplus": "softplus", "Softsign": "softsign",
     "Mish": "mish", "HardSwish": "hard_swish", "Not": "not", "BitwiseNot": "not",
 }  # fmt: skip
@@ -211,7 +212,7 @@ def dropout(n: Site, x: Tensor, ratio: Operand = None, training: Operand = None)
     return x, n.full(1, x.shape, bool_)
 
 
-@onnx_op("CumSum")
-def cum_sum(n: Site, x: Tensor, axis: Tensor) -> Value:
+@onnx_op("CumSum", "CumProd")
+def cumulative(n: Site, x: Tensor, axis: Tensor) -> Value:
     (k,) = n.axes(n.known_ints(axis, "axis"), x.rank)
-    return n.apply("cumsum", x, axis=k, exclusive=bool(n.integer("exclusive")), reverse=bool(n.integer("reverse")))
+    return n.apply(n.op.lower(), x, axis=k, exclusive=bool(n.integer("exclusive")), reverse=bool(n.integer("reverse")))

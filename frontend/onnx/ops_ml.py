@@ -14,9 +14,7 @@ ML = "ai.onnx.ml"
 
 @onnx_op("Scaler", domain=ML)
 def scaler(n: Site, x: Tensor) -> Value:
-    offset, scale = (
-        n.const(np.array(n.attr(name) or (default,), np.float32)) for name, default in (("offset", 0.0), ("scale", 1.0))
-    )
+    offset, scale = (n.const(np.array(n.attr(name) or (default,), np.float32)) for name, default in (("offset", 0.0), ("scale", 1.0)))
     wide = n.cast(x, f32)
     return n.apply("mul", n.apply("sub", wide, offset), scale)
 
@@ -93,8 +91,7 @@ def linear_classifier(n: Site, x: Tensor) -> tuple[Value, ...]:
 def label_encoder(n: Site, x: Tensor) -> Value:
     """A lookup by comparison with every key, of numbers to numbers."""
     tables = {
-        name: n.attr(name)
-        for name in ("keys_int64s", "keys_floats", "keys_tensor", "values_int64s", "values_floats", "values_tensor")
+        name: n.attr(name) for name in ("keys_int64s", "keys_floats", "keys_tensor", "values_int64s", "values_floats", "values_tensor")
     }
     keys, values = ([v for name, v in tables.items() if name.startswith(part) and v is not None] for part in ("keys", "values"))
     if not keys or not values or np.asarray(keys[0]).dtype == object or np.asarray(values[0]).dtype == object:

@@ -183,11 +183,7 @@ def max_pool(n: Site, x: Tensor) -> Value | tuple[Value, ...]:
     attrs = pool_attributes(n, x)
     uncounted(attrs)
     pooled = n.apply("max_pool", x, **attrs)
-    return (
-        (pooled, n.apply("max_pool_indices", x, **attrs, column_major=bool(n.integer("storage_order"))))
-        if n.wants(1)
-        else pooled
-    )
+    return (pooled, n.apply("max_pool_indices", x, **attrs, column_major=bool(n.integer("storage_order")))) if n.wants(1) else pooled
 
 
 @onnx_op("AveragePool")

@@ -52,14 +52,10 @@ def lstm(
 
 
 @onnx_op("GRU")
-def gru(
-    n: Site, x: Tensor, w: Tensor, r: Tensor, b: Operand = None, lens: Operand = None, h: Operand = None
-) -> tuple[Value, ...]:
+def gru(n: Site, x: Tensor, w: Tensor, r: Tensor, b: Operand = None, lens: Operand = None, h: Operand = None) -> tuple[Value, ...]:
     return recurrent(n, "gru", 3, x, w, r, b, [h], [lens], linear_before_reset=bool(n.integer("linear_before_reset")))
 
 
 @onnx_op("RNN")
-def rnn(
-    n: Site, x: Tensor, w: Tensor, r: Tensor, b: Operand = None, lens: Operand = None, h: Operand = None
-) -> tuple[Value, ...]:
+def rnn(n: Site, x: Tensor, w: Tensor, r: Tensor, b: Operand = None, lens: Operand = None, h: Operand = None) -> tuple[Value, ...]:
     return recurrent(n, "rnn", 1, x, w, r, b, [h], [lens])

@@ -31,7 +31,7 @@ class Axis:
     end: float = 1.0
 
 
-def _size(n: Site, d: Dim) -> Value:
+def size_value(n: Site, d: Dim) -> Value:
     """A size as a scalar f32."""
     if isinstance(d, int):
         return n.const(d, f32)
@@ -44,7 +44,7 @@ def _source(n: Site, a: Axis, mode: str) -> Value:
     one, half, zero = n.const(1, f32), n.const(0.5, f32), n.const(0, f32)
     if mode == "asymmetric":
         return n.apply("div", position, a.scale)
-    before = _size(n, a.before)
+    before = size_value(n, a.before)
     after = n.apply("mul", a.scale, before)  # not rounded down to the size
     if mode == "align_corners":
         span = n.apply("max", n.apply("sub", after, one), one)
@@ -63,7 +63,7 @@ def _source(n: Site, a: Axis, mode: str) -> Value:
     if mode == "pytorch_half_pixel":
         return n.apply("where", n.apply("gt", after, one), centred, zero)
     if mode == "half_pixel_symmetric":
-        adjustment = n.apply("div", _size(n, a.after), after)
+        adjustment = n.apply("div", size_value(n, a.after), after)
         centre = n.apply("div", before, n.const(2, f32))
         offset = n.apply("mul", centre, n.apply("sub", one, adjustment))
         return n.apply("add", offset, centred)
@@ -85,11 +85,11 @@ def _nearest(n: Site, a: Axis, x: Value, source: Value, rounding: str) -> Value:
 
 def _clamped(n: Site, position: Value, size: Dim) -> Value:
     """A position as an index inside an axis of this size."""
-    last = n.apply("sub", _size(n, size), n.const(1, f32))
+    last = n.apply("sub", size_value(n, size), n.const(1, f32))
     return n.cast(n.apply("clip", position, n.const(0, f32), last), i64)
 
 
-def _cubic(n: Site, distance: Value, coefficient: float) -> Value:
+def cubic_weight(n: Site, distance: Value, coefficient: float) -> Value:
     """The cubic convolution kernel at |distance|."""
     d, c = n.apply("abs", distance), coefficient
 
@@ -132,9 +132,9 @@ def _interpolated(n: Site, a: Axis, x: Value, source: Value, mode: str) -> Value
         distance = n.apply("sub", source, at)
         if shrink is not None:
             distance = n.apply("mul", distance, n.const(shrink, f32))
-        weight = _cubic(n, distance, coefficient) if mode == "cubic" else _triangle(n, distance)
+        weight = cubic_weight(n, distance, coefficient) if mode == "cubic" else _triangle(n, distance)
         if exclude:
-            inside = n.apply("and", n.apply("ge", at, n.const(0, f32)), n.apply("lt", at, _size(n, a.before)))
+            inside = n.apply("and", n.apply("ge", at, n.const(0, f32)), n.apply("lt", at, size_value(n, a.before)))
             weight = n.apply("where", inside, weight, n.const(0, f32))
         taps.append((at, weight))
     total = None
@@ -154,7 +154,7 @@ def _interpolated(n: Site, a: Axis, x: Value, source: Value, mode: str) -> Value
 
 
 def _outside(n: Site, a: Axis, rank: int, source: Value) -> Value:
-    last = n.apply("sub", _size(n, a.before), n.const(1, f32))
+    last = n.apply("sub", size_value(n, a.before), n.const(1, f32))
     out = n.apply("or", n.apply("lt", source, n.const(0, f32)), n.apply("gt", source, last))
     return n.reshape(out, [a.after if k == a.axis else 1 for k in range(rank)])
 
@@ -245,7 +245,7 @@ def resize(n: Site, x: Tensor, roi: Operand = None, scales: Operand = None, size
     axes = []
     for k, axis in enumerate(where):
         before, after = x.shape[axis], largest(wanted[k], 0)
-        scale = shared if shared is not None else n.apply("div", _size(n, after), _size(n, before))
+        scale = shared if shared is not None else n.apply("div", size_value(n, after), size_value(n, before))
         axes.append(Axis(axis, before, after, scale, *crop[k]))
     return resize_axes(n, x, axes)
 

@@ -152,9 +152,7 @@ def slice_by_attributes(n: Site, x: Tensor) -> Value:
     return slice_by(n, x, first, last, n.integers("axes"), (1,) * len(first))
 
 
-def slice_by(
-    n: Site, x: Tensor, first: Sequence[Dim], last: Sequence[Dim], where: Sequence[int] | None, by: Sequence[int]
-) -> Value:
+def slice_by(n: Site, x: Tensor, first: Sequence[Dim], last: Sequence[Dim], where: Sequence[int] | None, by: Sequence[int]) -> Value:
     axes = n.axes(where if where is not None else range(len(first)), x.rank)
     if not len(first) == len(last) == len(axes) == len(by) or 0 in by:
         raise ShapeError("starts, ends, axes and steps must have one entry for each axis, and no step may be 0")
@@ -256,7 +254,8 @@ def range_(n: Site, start: Tensor, limit: Tensor, delta: Tensor) -> Value:
             raise UnsupportedOp("the sign of delta is not known")
         length = largest(ceildiv(last - first, step), 0)
     else:
-        raise UnsupportedOp("the length of a range depends on run-time data")
+        origins = " and ".join(n.origin(t) for t in (start, limit, delta) if n.constant(t) is None)
+        raise UnsupportedOp(f"the length of a range depends on {origins}")
     steps = n.apply("iota", shape=(length,), axis=0, dtype=start.dtype)
     if c is None or c.item() != 1:
         steps = n.apply("mul", steps, delta)
@@ -318,6 +317,34 @@ def non_zero(n: Site, x: Tensor) -> Value | Tensor:
         return n.const(np.array(np.nonzero(np.atleast_1d(array)), np.int64))
     positions, count = n.apply_all("nonzero", x)
     return n.apply("bind_size", positions, count, axis=1, symbol=str(n.symbols()))
+
+
+@onnx_op("Unique")
+def unique(n: Site, x: Tensor) -> tuple[Value, ...]:
+    """The rows along an axis, or all elements, that differ; how many there are becomes a symbol."""
+    axis = n.axis(x.rank) if n.attr("axis") is not None else None
+    order = [axis or 0, *(k for k in range(x.rank) if k != (axis or 0))]
+    whole = n.reshape(x, (x.type.size,)) if axis is None else n.transpose(x, order)
+    y, first, group, counts, count = n.apply_all("unique", whole, sorted=bool(n.integer("sorted", 1)))
+    symbol = str(n.symbols())
+    y, first, counts = (n.apply("bind_size", v, count, axis=0, symbol=symbol) for v in (y, first, counts))
+    if axis is not None:
+        y = n.transpose(y, [order.index(k) for k in range(x.rank)])
+    return y, first, group, counts
+
+
+@onnx_op("TensorScatter")
+def tensor_scatter(n: Site, past: Tensor, update: Tensor, at: Operand = None) -> Value:
+    """Write `update` into a cache from position at[b] of each batch entry on."""
+    axis = n.axis(past.rank, -2)
+    steps = tuple(update.shape[k] if k == axis else 1 for k in range(past.rank))
+    places = n.apply("iota", shape=steps, axis=axis, dtype=i64)
+    if at is not None:
+        places = n.apply("add", n.reshape(n.cast(at, i64), (update.shape[0], *(1,) * (past.rank - 1))), places)
+    if n.text("mode", "linear") == "circular":
+        size = n.reshape(n.apply("sizes", dims=(past.shape[axis],)), ())
+        places = n.apply("mod", places, size)
+    return n.apply("scatter_elements", past, n.broadcast(places, update.shape), update, axis=axis, reduction="none")
 
 
 @onnx_op("Compress")

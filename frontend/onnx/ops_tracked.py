@@ -189,9 +189,7 @@ def squeeze(n: Site, x: Tensor, axes: Tensor | None = None) -> Tensor:
 @tracked("Reshape")
 def reshape(n: Site, x: Tensor, shape: Tensor) -> Tensor:
     array = contents(x)
-    target = [
-        array.shape[k] if d == 0 and not n.integer("allowzero") else d for k, d in enumerate(n.known_ints(shape, "shape"))
-    ]
+    target = [array.shape[k] if d == 0 and not n.integer("allowzero") else d for k, d in enumerate(n.known_ints(shape, "shape"))]
     try:
         return _like(array.reshape(target), x)
     except ValueError:

@@ -232,10 +232,10 @@ class Site:
         """The constant contents.  Raises UnsupportedOp naming `what` when they depend on run-time data."""
         array = self.constant(x)
         if array is None:
-            raise UnsupportedOp(f"{what} must be constant, but depends on {self._origin(x)}")
+            raise UnsupportedOp(f"{what} must be constant, but depends on {self.origin(x)}")
         return array
 
-    def _origin(self, x: Tensor) -> str:
+    def origin(self, x: Tensor) -> str:
         """What run-time data the contents depend on; remembers the inputs among it."""
         inputs = sorted({v.attrs["name"] for v in topological([x.value]) if v.op == "input"})
         self.scope.importer.wanted.update(inputs)
@@ -250,7 +250,7 @@ class Site:
             return tuple(x.contents.flat)
         array = self.constant(x)
         if array is None:
-            raise UnsupportedOp(f"{what} depends on {self._origin(x)}, so a shape would too")
+            raise UnsupportedOp(f"{what} depends on {self.origin(x)}, so a shape would too")
         return tuple(int(v) for v in array.ravel())
 
     def axis(self, rank: int, default: int = 0, name: str = "axis") -> int:

@@ -7,8 +7,8 @@ element, over object arrays of
 * bools for conditions (a condition that the symbols leave open is not tracked),
 * floats and `Ratio` for the scale arithmetic around Resize and friends.
 
-A symbol stands for a size from 1 to 2**31 - 1, so that `Equal(size, -1)` and the clamps of Slice are decided here.  What cannot be
-tracked raises `Untracked`, and the importer computes that tensor at run time instead.
+A symbol stands for a size from 1 to 2**31 - 1, so that `Equal(size, -1)` and the clamps of Slice are decided here.  What
+cannot be tracked raises `Untracked`, and the importer computes that tensor at run time instead.
 
 >>> str(clamp(symbol("n") - 1, 0, symbol("n")))
 'n-1'

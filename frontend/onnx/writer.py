@@ -115,7 +115,8 @@ class Writer:
             return self.ints([d])
         if d in self.root.sizes:
             return self.root.sizes[d]
-        writer, self.root.loc = self.root, ""
+        writer = self.root
+        loc, writer.loc = writer.loc, ""
         total = None
         for monomial, coefficient in d.terms:
             term = None if coefficient != 1 or not monomial else writer._atom(monomial[0])
@@ -129,6 +130,7 @@ class Writer:
             total = term if total is None else writer.one("Add", total, term)
         assert total is not None
         writer.sizes[d] = total
+        writer.loc = loc
         return total
 
     def _atom(self, atom: Atom) -> str:

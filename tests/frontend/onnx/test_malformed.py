@@ -133,8 +133,7 @@ def test_functions_that_call_themselves_are_refused() -> None:
 def test_functions_that_multiply_are_stopped() -> None:
     bodies = (
         " ".join(
-            f'<domain: "local", opset_import: ["local" : 1, "" : 21]>'
-            f" F{k} (a) => (b) {{ c = local.F{k + 1}(a) b = local.F{k + 1}(c) }}"
+            f'<domain: "local", opset_import: ["local" : 1, "" : 21]> F{k} (a) => (b) {{ c = local.F{k + 1}(a) b = local.F{k + 1}(c) }}'
             for k in range(30)
         )
         + ' <domain: "local", opset_import: ["" : 21]> F30 (a) => (b) { b = Identity(a) }'

@@ -75,9 +75,7 @@ def test_expand_by_where_over_a_shape() -> None:
     [(0, -1, "n-1"), (1, 2**63 - 1, "n-1"), (-3, 2**31 - 1, None), (0, 5, "min(5,n)"), (-1, 2**62, "1")],
 )
 def test_slices_of_a_symbolic_axis(start: int, end: int, expected: str | None) -> None:
-    graph = imported(
-        f"(float[n] x) => (float[m] y) <int64[1] a = {{{start}}}, int64[1] b = {{{end}}}> {{ y = Slice(x, a, b) }}"
-    )
+    graph = imported(f"(float[n] x) => (float[m] y) <int64[1] a = {{{start}}}, int64[1] b = {{{end}}}> {{ y = Slice(x, a, b) }}")
     if expected is not None:
         assert str(graph.outputs[0].shape[0]) == expected
     for n in (1, 2, 7):
@@ -102,9 +100,7 @@ def test_a_shape_that_depends_on_data_is_refused_with_its_origin() -> None:
 
 
 def test_such_a_shape_can_be_given_as_a_constant() -> None:
-    graph = imported(
-        "(float[n] x, int64[2] shape) => (float[p,q] y) { y = Reshape(x, shape) }", constants={"shape": np.array([-1, 2])}
-    )
+    graph = imported("(float[n] x, int64[2] shape) => (float[p,q] y) { y = Reshape(x, shape) }", constants={"shape": np.array([-1, 2])})
     assert graph.input_names == ("x", "shape")
     assert str(graph.outputs[0].type) == "f32[(n)//(2),2]"
 
