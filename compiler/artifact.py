@@ -226,9 +226,7 @@ def _open(folder: Path, name: str) -> int:
     except OSError as error:
         if not folder.is_dir():
             raise ArtifactError(f"{folder} is not a folder; `octavo compile` writes artifacts as folders") from error
-        raise ArtifactError(
-            f"{folder} is not a whole artifact: {name} cannot be opened ({error.strerror}); {_AGAIN}"
-        ) from error
+        raise ArtifactError(f"{folder} is not a whole artifact: {name} cannot be opened ({error.strerror}); {_AGAIN}") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise ArtifactError(f"{folder / name} is not a plain file; {_AGAIN}")

@@ -56,9 +56,7 @@ def abi_ir(program: NativeProgram) -> str:
     """The wrapper and the thread pool as one LLVM module for the program's instruction set."""
     processor = processor_of(program.triple)
     if any(processor_of(v.triple) != processor for v in program.variants):
-        raise TargetError(
-            f"the variants of model {program.name!r} are for different instruction sets; compile one artifact each"
-        )
+        raise TargetError(f"the variants of model {program.name!r} are for different instruction sets; compile one artifact each")
     if processor.name == "x86_64" and host_processor() != processor:
         raise TargetError("x86-64 artifacts can only be built on x86-64: this llvmlite has no assembler for other machines")
     prefix = _prefix(program)
@@ -374,9 +372,7 @@ def _run(signature: Signature, prefix: str) -> str:
     weights = f.at(f.load("ptr", f.field("%handle", "%handle", 1)), offset, "i8")
     main = f.load("ptr", code)
     f.require_ok(
-        f.value(
-            f"call i32 {main}(ptr {input_table}, ptr {output_table}, ptr {sizes}, ptr {weights}, ptr %workspace, ptr {pool})"
-        )
+        f.value(f"call i32 {main}(ptr {input_table}, ptr {output_table}, ptr {sizes}, ptr {weights}, ptr %workspace, ptr {pool})")
     )
     _report_defined(f, signature, sizes, slots)
     return f.end()

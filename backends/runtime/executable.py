@@ -247,9 +247,7 @@ def _check_bytes(model: str, spec: TensorSpec, shape: tuple[int, ...], dtype: np
     nbytes = dtype.itemsize
     for size in shape:
         if size < 0:
-            raise ShapeError(
-                f"output {spec.name!r} of model {model!r} would have shape {list(shape)}; the inputs are too small"
-            )
+            raise ShapeError(f"output {spec.name!r} of model {model!r} would have shape {list(shape)}; the inputs are too small")
         nbytes *= size
     if nbytes >= _LARGEST:
         raise ShapeError(f"output {spec.name!r} of model {model!r} would have shape {list(shape)}, {nbytes} bytes")

@@ -151,9 +151,7 @@ def _typed(signature: Signature, prefix: str) -> str:
     ]
     found = [f"int64_t *{symbols[s]}" for s in signature.defined]
     lines = ["/* The scratch memory that the call below needs. */"]
-    lines += _signature_line(
-        f"{prefix}_workspace", ["const octavo_handle *handle", *sizes, _THREADS, "int64_t *workspace_bytes"]
-    )
+    lines += _signature_line(f"{prefix}_workspace", ["const octavo_handle *handle", *sizes, _THREADS, "int64_t *workspace_bytes"])
     lines += _tensors("inputs", signature.inputs, symbols, names)
     lines.append(f"  return {prefix}_workspace_size(handle, inputs, {len(signature.inputs)}, threads, workspace_bytes);\n}}\n")
     lines.append("/* Runs the model." + _listing("Inputs", signature.inputs) + _listing("Outputs", signature.outputs))

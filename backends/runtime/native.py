@@ -80,9 +80,7 @@ def _choose(program: NativeProgram) -> Variant:
         if processor_of(variant.triple) == here and all(features.get(f, False) for f in variant.features):
             return variant
     levels = "; ".join(f"{v.triple.split('-')[0]} with {', '.join(v.features) or 'nothing special'}" for v in program.variants)
-    raise TargetError(
-        f"model {program.name!r} was compiled for {levels}, which this CPU cannot run; compile it with target='native'"
-    )
+    raise TargetError(f"model {program.name!r} was compiled for {levels}, which this CPU cannot run; compile it with target='native'")
 
 
 def _aligned(flat: np.ndarray) -> np.ndarray:

@@ -81,9 +81,7 @@ class Signature:
         alone = {d for spec in self.inputs for d in spec.shape}
         for name in self.symbols:
             if name not in alone:
-                raise ModelError(
-                    f"no input of model {self.name!r} has {name!r} alone as a dimension, so its size is unknown; pin it"
-                )
+                raise ModelError(f"no input of model {self.name!r} has {name!r} alone as a dimension, so its size is unknown; pin it")
         known = set(self.symbols)
         for spec in self.inputs:
             _check_symbols(self.name, spec, known)
@@ -127,9 +125,7 @@ def _check_symbols(model: str, spec: TensorSpec, known: set[str]) -> None:
     for dim in spec.dims:
         unknown = symbols_of(dim) - known
         if unknown:
-            raise ModelError(
-                f"the shape {spec.text} of {spec.name!r} in model {model!r} needs {', '.join(sorted(unknown))}, unknown"
-            )
+            raise ModelError(f"the shape {spec.text} of {spec.name!r} in model {model!r} needs {', '.join(sorted(unknown))}, unknown")
 
 
 def _spec_json(spec: TensorSpec) -> dict[str, Any]:

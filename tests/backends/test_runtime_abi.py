@@ -79,9 +79,7 @@ def test_headers_are_c_and_c_plus_plus(tmp_path: Path):
     write(tmp_path / "first", affine("first"))
     write(tmp_path / "second", positive("int"))
     source = tmp_path / "both.c"
-    source.write_text(
-        '#include "first/model.h"\n#include "second/model.h"\n#include "first/model.h"\nint main(void) { return 0; }\n'
-    )
+    source.write_text('#include "first/model.h"\n#include "second/model.h"\n#include "first/model.h"\nint main(void) { return 0; }\n')
     for command in (["cc", "-std=c99"], ["c++", "-x", "c++", "-std=c++11"]):
         strict = ["-Wall", "-Wextra", "-Werror", "-pedantic", "-fsyntax-only"]
         subprocess.run([tool(command[0]), *command[1:], *strict, str(source)], check=True)
@@ -104,9 +102,7 @@ def test_a_library_needs_libc_alone_and_exports_the_interface_alone(tmp_path: Pa
     folder = write(tmp_path / "m", affine("alone"))
     needed = subprocess.run([tool("ldd"), str(folder / "model.so")], capture_output=True, text=True).stdout
     assert all(any(word in line for word in ("libc.", "ld-linux", "vdso", "statically linked")) for line in needed.splitlines())
-    symbols = subprocess.run(
-        [tool("nm"), "-D", "--defined-only", str(folder / "model.so")], capture_output=True, text=True
-    ).stdout
+    symbols = subprocess.run([tool("nm"), "-D", "--defined-only", str(folder / "model.so")], capture_output=True, text=True).stdout
     names = [line.split()[-1] for line in symbols.splitlines()]
     assert names
     assert all(name.startswith("octavo_") for name in names)
