@@ -1,6 +1,7 @@
 """ONNX in and out: `import_model`, `check_model`, `export_model`."""
 
 from .exporter import export_model
-from .importer import Unsupported, check_model, import_model, model_of_node, shape_inputs
+from .importer import Unsupported, check_model, import_model, shape_inputs
+from .nodes import model_of_node
 
 __all__ = ["Unsupported", "check_model", "export_model", "import_model", "model_of_node", "shape_inputs"]

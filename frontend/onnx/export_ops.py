@@ -441,7 +441,7 @@ def bind_size(w: Writer, node: Node, x: list[str]) -> str:
 @exports("if_")
 def if_(w: Writer, node: Node, x: list[str]) -> list[str]:
     branches = {f"{name}_branch": w.body(node.attrs[key], (), x[1:], name) for name, key in (("then", "then"), ("else", "otherwise"))}
-    return w.emit("If", x[0], results=len(node.types), **branches)
+    return w.emit("If", x[0], results=len(node.types), names=(), **branches)
 
 
 @exports("loop")

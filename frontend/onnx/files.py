@@ -198,7 +198,7 @@ def sparse_to_array(tensor: onnx.SparseTensorProto, folder: Path | None, where: 
     if indices.ndim == 2:
         if ((indices < 0) | (indices >= np.asarray(shape))).any():
             raise ModelError(f"{where}: a sparse index is out of range")
-        indices = np.ravel_multi_index(tuple(indices.T), shape)
+        indices = np.asarray(np.ravel_multi_index(tuple(indices.T), shape))
     if len(indices) and not 0 <= indices.min() <= indices.max() < count:
         raise ModelError(f"{where}: a sparse index is out of range")
     dense = np.zeros(count, values.dtype)

@@ -20,10 +20,11 @@ from onnx import AttributeProto, GraphProto, NodeProto
 from ...ir.dims import Dim, DimExpr, parse_dim, substitute, symbol, symbols_of
 from ...ir.errors import ModelError, OctavoError, ShapeError, UnsupportedOp
 from ...ir.graph import Graph, Node, Value, const_value, input_value
-from ...ir.types import TensorType, dtype_of
+from ...ir.types import TensorType
 from . import operators as _operators  # noqa: F401  (registers the importers)
-from .files import ONNX_TYPES, element_type, message_name, read_model, sparse_to_array, tensor_shape, to_array
-from .registry import TRACKED, Importer, Optional_, Sequence_, Site, Tensor, importer_of
+from .files import element_type, message_name, read_model, sparse_to_array, tensor_shape, to_array
+from .nodes import drop_inputs, full_op, hint_for, ordered, resolved_attributes, schema_function, schema_has_function
+from .registry import TRACKED, Importer, Site, Tensor, importer_of
 from .symbolic import Untracked
 
 MAX_NODES = 2_000_000  # imported nodes, after functions are expanded
@@ -183,10 +184,6 @@ class ModelImporter:
                 name += "_"
             self.symbol_names.add(name)
             result[p] = symbol(name)
-        unknown = set(self.pinned) - {s for d in result.values() for s in symbols_of(d)} - set(result)
-        if unknown:
-            known = ", ".join(map(str, result.values())) or "none"
-            raise ModelError(f"dims pins {min(unknown)!r}, which is not a dimension of this model; it has: {known}")
         return {p: substitute(d, self.pinned) if p not in self.pinned else self.pinned[p] for p, d in result.items()}
 
     def input_tensor(self, info: onnx.ValueInfoProto, params: Mapping[str, Dim]) -> Value:
@@ -204,7 +201,8 @@ class ModelImporter:
             elif d.HasField("dim_value") and d.dim_value >= 0:
                 shape.append(d.dim_value)
             else:
-                shape.append(self.fresh_symbol())
+                unnamed = self.fresh_symbol()
+                shape.append(self.pinned.get(str(unnamed), unnamed))
         return input_value(info.name, TensorType(dtype, tuple(shape)), "onnx:" + info.name)
 
     # graphs
@@ -226,6 +224,10 @@ class ModelImporter:
             content = value if given is None else const_value(np.asarray(given, value.dtype.np), "onnx:" + info.name)
             scope.define(info.name, Tensor(content), f"input {message_name(info, '?')!r}")
             values.append(value)
+        unknown = set(self.pinned) - self.symbol_names - set(params)
+        if unknown:
+            known = ", ".join(sorted(self.symbol_names)) or "none"
+            raise ModelError(f"dims pins {min(unknown)!r}, which is not a dimension of this model; it has: {known}")
         outputs = self.run_graph(proto, scope, None)
         for info, out in zip(proto.output, outputs, strict=True):
             if out is not UNKNOWN and not isinstance(out, Tensor):
@@ -267,7 +269,7 @@ class ModelImporter:
         return outputs
 
     def run_nodes(self, nodes: Iterable[NodeProto], scope: Scope) -> None:
-        for k, node in enumerate(ordered(list(nodes), scope)):
+        for k, node in enumerate(ordered(list(nodes))):
             self.run_node(node, scope, k)
 
     def run_node(self, node: NodeProto, scope: Scope, position: int) -> None:
@@ -330,7 +332,8 @@ class ModelImporter:
         function = self.functions.get((node.domain, node.op_type, node.overload))
         if function is not None:
             return self.call_function(function, node, scope, name, operands)
-        attrs = {a.name: decoded for a in resolved_attributes(node, scope) if (decoded := self.decode(a, name)) is not None}
+        given = resolved_attributes(node, scope.frame.attrs)
+        attrs = {a.name: decoded for a in given if (decoded := self.decode(a, name)) is not None}
         site = Site(
             node.op_type, domain, version, name, "onnx:" + name, attrs, tuple(node.output), scope, self.fresh_symbol,
             self.constant_nodes,
@@ -345,7 +348,7 @@ class ModelImporter:
             result = guarded(importer, site, operands)
             results = list(result) if isinstance(result, tuple) else [result]
             return [Tensor(r) if isinstance(r, Value) else UNKNOWN if r is None else r for r in results]
-        body = schema_function(domain, version, node, scope, operands)
+        body = schema_function(domain, version, node, given, operands)
         if body is None:
             raise UnsupportedOp(f"there is no importer for this operator at opset {version}")
         return self.call_function(body, node, scope, name, operands)
@@ -363,7 +366,7 @@ class ModelImporter:
         if depth > MAX_NESTING:
             raise ModelError(f"functions call each other more than {MAX_NESTING} deep; recursion is not allowed")
         attrs = {a.name: a for a in function.attribute_proto}
-        attrs.update({a.name: a for a in resolved_attributes(node, scope)})
+        attrs.update({a.name: a for a in resolved_attributes(node, scope.frame.attrs)})
         opsets = {"": onnx.defs.onnx_opset_version(), **scope.frame.opsets}
         opsets.update({("" if o.domain == "ai.onnx" else o.domain): o.version for o in function.opset_import})
         inner = Scope(self, Frame(opsets, attrs, f"{name}/", depth))
@@ -408,151 +411,17 @@ class ModelImporter:
         raise ModelError(f"{where} has a type that does not exist or is not supported")
 
 
+def _names_a_size(dim_param: str) -> bool:
+    """Whether equal dim_params mean equal sizes: exporters write "?" for any size that they do not know."""
+    return any(c.isalnum() for c in dim_param)
+
+
 def guarded(importer: Importer, site: Site, operands: list[Any]) -> Any:
     """Run an importer; what its code did not expect of the node (operand count, ranks, attribute values) is a ModelError."""
     try:
         return importer(site, *operands)
     except (TypeError, ValueError, IndexError, KeyError, AttributeError, OverflowError, ZeroDivisionError) as e:
         raise ModelError(f"its {len(operands)} inputs or its attributes do not fit the operator ({e})") from e
-
-
-def full_op(node: NodeProto) -> str:
-    return f"{node.domain}::{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
-
-
-def hint_for(node: NodeProto) -> str:
-    if node.op_type in ("Loop", "Scan", "If"):
-        return "pin the sizes that it depends on (dims=), or export the model without control flow"
-    if node.domain not in ("", "ai.onnx", "ai.onnx.ml", "com.microsoft"):
-        return "give the model a function body for this operator"
-    return "export the model with static shapes, or replace this operator"
-
-
-def drop_inputs(node: NodeProto, absent: set[str]) -> NodeProto:
-    """The node with inputs that the caller left out marked as absent."""
-    if not absent.intersection(node.input):
-        return node
-    copy = NodeProto()
-    copy.CopyFrom(node)
-    for k, name in enumerate(copy.input):
-        if name in absent:
-            copy.input[k] = ""
-    return copy
-
-
-def resolved_attributes(node: NodeProto, scope: Scope) -> list[AttributeProto]:
-    """The node's attributes, with references to a function's own attributes replaced; absent ones are left out."""
-    found = []
-    for a in node.attribute:
-        if a.ref_attr_name:
-            given = scope.frame.attrs.get(a.ref_attr_name)
-            if given is None:
-                continue
-            copy = AttributeProto()
-            copy.CopyFrom(given)
-            copy.name = a.name
-            found.append(copy)
-        else:
-            found.append(a)
-    return found
-
-
-def read_names(node: NodeProto) -> set[str]:
-    """Every name that a node reads, those inside its sub-graphs included (an over-estimate: local names too)."""
-    names, stack = set(node.input), [a for a in node.attribute if a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS)]
-    while stack:
-        a = stack.pop()
-        for graph in (a.g, *a.graphs):
-            names.update(o.name for o in graph.output)
-            for inner in graph.node:
-                names.update(inner.input)
-                stack.extend(b for b in inner.attribute if b.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS))
-    names.discard("")
-    return names
-
-
-def ordered(nodes: list[NodeProto], scope: Scope) -> list[NodeProto]:
-    """The nodes with producers before users: as they are if that holds already.  Raises ModelError on a cycle."""
-    producer: dict[str, int] = {}
-    for k, node in enumerate(nodes):
-        for output in node.output:
-            if output:
-                producer.setdefault(output, k)
-    needs = [{producer[x] for x in read_names(n) if x in producer} for n in nodes]
-    if all(max(need, default=-1) < k for k, need in enumerate(needs)):
-        return nodes
-    waiting = [len(need - {k}) for k, need in enumerate(needs)]
-    users: list[list[int]] = [[] for _ in nodes]
-    for k, need in enumerate(needs):
-        for p in need - {k}:
-            users[p].append(k)
-        if k in need and set(nodes[k].input) & set(nodes[k].output):
-            raise ModelError(f"node {message_name(nodes[k], str(k))!r} ({nodes[k].op_type}) reads its own output")
-    ready = [k for k, count in enumerate(waiting) if not count][::-1]
-    result = []
-    while ready:
-        k = ready.pop()
-        result.append(nodes[k])
-        for user in users[k]:
-            waiting[user] -= 1
-            if not waiting[user]:
-                ready.append(user)
-    if len(result) < len(nodes):
-        stuck = next(n for k, n in enumerate(nodes) if waiting[k])
-        raise ModelError(f"the graph has a cycle through node {message_name(stuck, '?')!r} ({stuck.op_type})")
-    return result
-
-
-def _schema(domain: str, op: str, version: int) -> onnx.defs.OpSchema | None:
-    try:
-        return onnx.defs.get_schema(op, version, domain)
-    except onnx.defs.SchemaError:
-        return None
-
-
-def schema_has_function(domain: str, op: str, version: int) -> bool:
-    schema = _schema(domain, op, version)
-    return schema is not None and (schema.has_function or schema.has_context_dependent_function)
-
-
-def schema_function(
-    domain: str, version: int, node: NodeProto, scope: Scope, operands: Sequence[Tensor | None]
-) -> onnx.FunctionProto | None:
-    """The function body by which the standard defines the operator, or None."""
-    schema = _schema(domain, node.op_type, version)
-    if schema is None:
-        return None
-    resolved = NodeProto()
-    resolved.CopyFrom(node)
-    del resolved.attribute[:]
-    resolved.attribute.extend(resolved_attributes(node, scope))
-    given = {a.name for a in resolved.attribute}
-    for name, attribute in schema.attributes.items():
-        if name not in given and attribute.default_value.type:
-            resolved.attribute.append(attribute.default_value)
-    body: bytes | onnx.FunctionProto | None = None
-    if schema.has_function:
-        body = schema.function_body
-    elif schema.has_context_dependent_function:
-        usable = [v for v in schema.context_dependent_function_opset_versions if v <= version]
-        types = [type_proto(o).SerializeToString() for o in operands]
-        if usable:
-            body = schema.get_context_dependent_function_with_opset_version(max(usable), resolved.SerializeToString(), types)
-    if not body:
-        return None
-    function = (
-        onnx.FunctionProto.FromString(body) if isinstance(body, bytes) else onnx.FunctionProto.FromString(body.SerializeToString())
-    )
-    have = {a.name for a in function.attribute_proto}
-    function.attribute_proto.extend(a for a in resolved.attribute if a.name not in have)
-    return function if len(function.node) else None
-
-
-def type_proto(x: Tensor | Sequence_ | Optional_ | None) -> onnx.TypeProto:
-    if not isinstance(x, Tensor):
-        return onnx.TypeProto()
-    shape = [d if isinstance(d, int) else None for d in x.shape]
-    return onnx.helper.make_tensor_type_proto(ONNX_TYPES[x.dtype], shape)
 
 
 Model = str | os.PathLike[str] | bytes | onnx.ModelProto
@@ -590,21 +459,3 @@ def check_model(model: Model) -> list[Unsupported]:
         if not importer.report:
             raise
     return importer.report
-
-
-def model_of_node(node: NodeProto, arrays: Sequence[np.ndarray], opset: int | None = None) -> onnx.ModelProto:
-    """A model of this node alone, for inputs like these arrays; its outputs are whatever the node gives."""
-    given = [name for name in node.input if name]
-    if len(given) != len(arrays):
-        raise ModelError(f"node {node.name!r} ({node.op_type}) takes {len(given)} inputs, got {len(arrays)}")
-    types = zip(given, arrays, strict=True)
-    inputs = [onnx.helper.make_tensor_value_info(name, ONNX_TYPES[dtype_of(a.dtype)], a.shape) for name, a in types]
-    outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in node.output if name]
-    graph = onnx.helper.make_graph([node], node.op_type, inputs, outputs)
-    version = opset or (onnx.defs.onnx_opset_version() if not node.domain else 1)
-    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid(node.domain, version)])
-
-
-def _names_a_size(dim_param: str) -> bool:
-    """Whether equal dim_params mean equal sizes: exporters write "?" for any size that they do not know."""
-    return any(c.isalnum() for c in dim_param)

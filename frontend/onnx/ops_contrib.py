@@ -153,7 +153,8 @@ def attention(n: Site, x: Tensor, w: Tensor, b: Operand = None, mask: Operand = 
     for width in widths:
         parts.append(heads_of(n, n.slice_axis(joint, 2, start, start + width), heads))
         start = start + width
-    return attended(n, *parts, padding_bias(n, mask, joint), bool(n.integer("unidirectional")))
+    q, k, v = parts
+    return attended(n, q, k, v, padding_bias(n, mask, joint), bool(n.integer("unidirectional")))
 
 
 @onnx_op("MultiHeadAttention", domain=MS)
@@ -172,7 +173,8 @@ def multi_head_attention(
     added = padding_bias(n, mask, operands[0])
     if bias is not None:
         added = bias.value if added is None else n.apply("add", added, bias)
-    return attended(n, *(heads_of(n, x, heads) for x in operands), added, bool(n.integer("unidirectional")))
+    x, y, z = (heads_of(n, operand, heads) for operand in operands)
+    return attended(n, x, y, z, added, bool(n.integer("unidirectional")))
 
 
 # quantized operators

@@ -42,7 +42,7 @@ def onnxruntime_run(proto: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, dict(feeds))
+    return [np.asarray(y) for y in session.run(None, dict(feeds))]
 
 
 def ops(graph: Graph) -> list[str]:
