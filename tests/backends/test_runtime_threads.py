@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -165,6 +166,9 @@ def test_pools_can_be_made_and_ended():
     assert sorted(ran) == list(range(100))
     assert len(os.listdir("/proc/self/task")) == before + 3
     destroy(pool)
+    deadline = time.monotonic() + 10  # a joined thread stays listed until the kernel has buried it
+    while len(os.listdir("/proc/self/task")) > before and time.monotonic() < deadline:
+        time.sleep(0.001)
     assert len(os.listdir("/proc/self/task")) == before
 
 
