@@ -46,6 +46,7 @@ def command(terminal: Terminal, model: Path, output: Path, form: str, dims: dict
     octavo compile model.onnx -o model.octavo --target x86-64-v3,x86-64-v4
     octavo compile model.onnx -o model.txt --emit graph
     octavo compile model.onnx -o model.s --emit asm
+    octavo compile model.onnx -o model.ptx --emit ptx --target sm_90a
     """
     start = time.perf_counter()
     with terminal.progress(f"compile {model.name}"):

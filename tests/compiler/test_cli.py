@@ -201,6 +201,15 @@ def test_emit_writes_one_file(model: Path, tmp_path: Path, form: str, sign: byte
     assert sign in out.read_bytes()
 
 
+def test_emit_ptx_needs_a_gpu_target(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.ptx"
+    ok("compile", model, "-o", out, "--emit", "ptx", "--target", "sm_90a")
+    assert ".target sm_90a" in out.read_text()
+    result = octavo_cli("compile", model, "-o", out, "--emit", "ptx")
+    assert result.exit_code == 1
+    assert "has no form 'ptx'; ptx is for sm_80, sm_90a" in result.stderr
+
+
 @pytest.mark.parametrize("per_node", [False, True])
 def test_verify_agrees_with_the_reference(model: Path, per_node: bool) -> None:
     data = json.loads(ok("verify", model, "--size", "batch=3", "--json", *(["--per-node"] if per_node else [])))
