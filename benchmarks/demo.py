@@ -131,9 +131,7 @@ def _compile(terminal: Terminal, source: Path | Graph, artifact: Path) -> tuple[
     name = source.name if isinstance(source, Graph) else source.stem
     size = sum(f.stat().st_size for f in artifact.rglob("*") if f.is_file())
     print(f"{name}: {len(result.graph.nodes)} nodes became {kernels} different kernels ({cached} of them from the cache)")
-    print(
-        f"compiled in {compiled - started:.1f} s, saved in {saved - compiled:.1f} s, loaded in {(loaded - saved) * 1e3:.0f} ms"
-    )
+    print(f"compiled in {compiled - started:.1f} s, saved in {saved - compiled:.1f} s, loaded in {(loaded - saved) * 1e3:.0f} ms")
     print(f"artifact: {size / 1e6:.1f} MB, of which code {(artifact / 'model.so').stat().st_size / 1e6:.1f} MB")
     return model, artifact
 
@@ -149,9 +147,7 @@ def _measure(terminal: Terminal, artifact: Path, feeds: dict[str, np.ndarray], o
     shape = ", ".join(result.inputs.values())
     print(f"\nlatency of one call on {shape}, one thread, taking turns:")
     for r in result.results:
-        print(
-            f"  {r.runtime + ' ' + r.version:24} {r.median_ms:7.2f} ms median, {r.p90_ms:7.2f} ms p90, load {r.load_ms:6.1f} ms"
-        )
+        print(f"  {r.runtime + ' ' + r.version:24} {r.median_ms:7.2f} ms median, {r.p90_ms:7.2f} ms p90, load {r.load_ms:6.1f} ms")
     if len(result.results) > 1:
         print(f"  octavo takes {result.results[1].ratio:.2f} of onnxruntime's time")
 

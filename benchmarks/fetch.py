@@ -92,9 +92,7 @@ def _download(package: str, folder: Path) -> Path:
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     archives = sorted(folder.iterdir())
     if done.returncode or not archives:
-        errors = [line for line in done.stderr.splitlines() if "ERROR" in line or "error" in line] or done.stderr.splitlines()[
-            -1:
-        ]
+        errors = [line for line in done.stderr.splitlines() if "ERROR" in line or "error" in line] or done.stderr.splitlines()[-1:]
         raise OctavoError(f"cannot download {package} (is there a network?): {errors[0] if errors else 'pip said nothing'}")
     return archives[0]
 

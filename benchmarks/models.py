@@ -93,9 +93,7 @@ def _show_bench(out: Console, reports: list[BenchReport]) -> None:
         ours, theirs = report.results
         inputs = " ".join(report.inputs.values()).replace("[", r"\[")
         spread = max(ours.spread, theirs.spread)
-        rows.add_row(
-            report.model, inputs, f"{ours.median_ms:.3g}", f"{theirs.median_ms:.3g}", f"{theirs.ratio:.2f}", f"{spread:.0%}"
-        )
+        rows.add_row(report.model, inputs, f"{ours.median_ms:.3g}", f"{theirs.median_ms:.3g}", f"{theirs.ratio:.2f}", f"{spread:.0%}")
     out.print(rows)
 
 

@@ -95,9 +95,7 @@ class InferenceSession:
         """The compiled model itself."""
         return self._model
 
-    def run(
-        self, output_names: Sequence[str] | None, input_feed: Mapping[str, np.ndarray], run_options: Any = None
-    ) -> list[Any]:
+    def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, np.ndarray], run_options: Any = None) -> list[Any]:
         """The outputs of these names, or all of them."""
         return self._model.run(output_names, input_feed)
 

@@ -106,9 +106,7 @@ def expose_every_value(graph: Graph) -> Graph:
     outputs.update(names)  # an output that is a leaf
     taken = set(graph.output_names) | set(graph.input_names)
     fresh = (name for k in range(len(outputs) + len(taken)) if (name := f"value{k}") not in taken)
-    return Graph(
-        graph.name, graph.inputs, tuple(outputs), tuple(name or next(fresh) for name in outputs.values()), graph.updates
-    )
+    return Graph(graph.name, graph.inputs, tuple(outputs), tuple(name or next(fresh) for name in outputs.values()), graph.updates)
 
 
 def run_onnxruntime(model: Path | bytes, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:

@@ -36,9 +36,7 @@ def imported(path: Path) -> list[tuple[int, str]]:
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(("octavo", *parts)[: len(parts) + 1 - node.level]) if node.level else ""
             module = ".".join(filter(None, (base, node.module)))
-            found += (
-                [(node.lineno, module)] if node.module else [(node.lineno, f"{module}.{alias.name}") for alias in node.names]
-            )
+            found += [(node.lineno, module)] if node.module else [(node.lineno, f"{module}.{alias.name}") for alias in node.names]
     return found
 
 
@@ -50,9 +48,7 @@ def test_a_floor_imports_only_itself_and_floors_below(path: Path) -> None:
         floor = rest.partition(".")[0]
         if package != "octavo" or floor not in FLOORS or floor == home:
             continue
-        assert FLOORS[floor] < FLOORS[home], (
-            f"{path}:{line}: {home} (floor {FLOORS[home]}) imports {floor} (floor {FLOORS[floor]})"
-        )
+        assert FLOORS[floor] < FLOORS[home], f"{path}:{line}: {home} (floor {FLOORS[home]}) imports {floor} (floor {FLOORS[floor]})"
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
@@ -60,9 +56,7 @@ def test_heavy_packages_are_imported_at_home_only(path: Path) -> None:
     relative = path.relative_to(ROOT).as_posix()
     for line, module in imported(path):
         homes = HOMES.get(module.partition(".")[0])
-        assert homes is None or relative.startswith(homes), (
-            f"{path}:{line} imports {module}, which belongs in {' or '.join(homes)}"
-        )
+        assert homes is None or relative.startswith(homes), f"{path}:{line} imports {module}, which belongs in {' or '.join(homes)}"
 
 
 def loaded_after(statement: str) -> set[str]:

@@ -81,9 +81,7 @@ def command(
 
 def _show(out: Console, result: BenchReport) -> None:
     inputs = ", ".join(f"{name} {shape}" for name, shape in result.inputs.items())
-    out.print(
-        f"{result.model} on {inputs}, {result.threads} thread{'s' if result.threads > 1 else ''}", highlight=False, markup=False
-    )
+    out.print(f"{result.model} on {inputs}, {result.threads} thread{'s' if result.threads > 1 else ''}", highlight=False, markup=False)
     out.print(str(result.machine), highlight=False, markup=False)
     columns = ("load", "first", "p50", "mean", "min", "p90", "p99", "spread", "runs/s", "peak MB", "octavo/this")
     rows = table("runtime, ms", *columns)

@@ -19,9 +19,7 @@ from .terminal import Terminal, table
 
 @click.command("inspect")
 @click.argument("model", type=EXISTING)
-@click.option(
-    "--after", type=click.Choice(pass_names()), metavar="PASS", help=f"Print the graph after: {', '.join(pass_names())}."
-)
+@click.option("--after", type=click.Choice(pass_names()), metavar="PASS", help=f"Print the graph after: {', '.join(pass_names())}.")
 @click.option("--kernels", "show_kernels", is_flag=True, help="List the kernels that the graph becomes.")
 @click.option("--memory", "show_memory", is_flag=True, help="Show the plan of the working memory, value by value.")
 @sizes_option

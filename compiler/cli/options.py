@@ -26,9 +26,9 @@ def _set(name: str) -> Callable[[click.Context, click.Parameter, bool], None]:
 
 def standard(f: F) -> F:
     """`--json` and `-v`, which every command has; they reach the command through its `Terminal`."""
-    f = click.option(
-        "-v", "--verbose", is_flag=True, expose_value=False, callback=_set("verbose"), help="Show where an error arose."
-    )(f)
+    f = click.option("-v", "--verbose", is_flag=True, expose_value=False, callback=_set("verbose"), help="Show where an error arose.")(
+        f
+    )
     return click.option(
         "--json", is_flag=True, expose_value=False, is_eager=True, callback=_set("json"), help="Print the result as JSON."
     )(f)

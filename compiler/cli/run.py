@@ -57,9 +57,7 @@ def command(
         rows = table("output", "dtype", "shape", "min", "max", "mean", "first values", text=3)
         for name, d in data["outputs"].items():
             stats = (f"{d[key]:.5g}" if d[key] is not None else "" for key in ("min", "max", "mean"))
-            rows.add_row(
-                name, d["dtype"], str(d["shape"]).replace("[", r"\["), *stats, " ".join(f"{v:.5g}" for v in d["first"])
-            )
+            rows.add_row(name, d["dtype"], str(d["shape"]).replace("[", r"\["), *stats, " ".join(f"{v:.5g}" for v in d["first"]))
         out.print(rows)
 
     terminal.emit(data, show)

@@ -76,7 +76,5 @@ def _show(out: Console, result: VerifyReport) -> None:
     out.print(rows)
     off = [r for r in result.rows if not r.ok]
     inputs = ", ".join(f"{name} {shape}" for name, shape in result.inputs.items())
-    verdict = (
-        f"{len(off)} of {len(result.rows)} values are off, first {off[0].name} ({off[0].op})" if off else "all values agree"
-    )
+    verdict = f"{len(off)} of {len(result.rows)} values are off, first {off[0].name} ({off[0].op})" if off else "all values agree"
     out.print(f"{result.model} against {result.against} on {inputs}: {verdict}", highlight=False, markup=False)
