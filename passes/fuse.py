@@ -17,6 +17,7 @@ from ..ir.ops.registry import op_def
 from .expand import expand
 
 ROW_COMPOSITES = frozenset({"softmax", "log_softmax", "layer_norm", "rms_norm", "log_sum_exp"})
+UNPACK = frozenset({"unpack_panels", "unpack_taps"})
 LIMIT = 48  # nodes in one body
 COSTLY = frozenset(
     [
@@ -176,18 +177,15 @@ def _feeds_row(node: Node, readers: tuple[Node, ...], group: _Group) -> bool:
 
 
 def _unpacks(node: Node, readers: tuple[Node, ...]) -> bool:
-    """The chain from packed panels to a contraction's second operand is part of how the contraction reads."""
-    if node.op == "unpack_panels":
+    """The chain from packed weights to a contraction's second operand is part of how the contraction reads."""
+    if node.op in UNPACK:
         return True
-    if node.op not in ("reshape", "transpose"):
-        return False
     if any(op_def(r.op).kind == "contraction" and r.inputs[0].node is node for r in readers):
         return False
     below = node
     while below.op in ("reshape", "transpose"):
         below = below.inputs[0].node
-    depthwise = any(r.op == "conv" and r.inputs[1].node is node and r.inputs[1].shape[1] == 1 for r in readers)
-    return below.op == "unpack_panels" or depthwise or all(r.op in ("reshape", "transpose") for r in readers)
+    return below.op in UNPACK
 
 
 def _kernel(group: _Group, new: Mapping[Node, tuple[Value, ...]]) -> tuple[Value, ...]:
@@ -197,10 +195,10 @@ def _kernel(group: _Group, new: Mapping[Node, tuple[Value, ...]]) -> tuple[Value
     operands: list[Value] = []
     inputs: list[Value] = []
 
-    def read(v: Value) -> Value:
+    def read(v: Value, packed: bool) -> Value:
         if v not in inside:
             outer = new[v.node][v.index]
-            if _inlined(outer):
+            if _inlined(outer) and group.kind != "opaque":  # whose loops read memory
                 inside[v] = const_value(outer.node.attrs["value"])
             else:
                 inside[v] = input_value(f"x{len(inputs)}", v.type)
@@ -209,7 +207,7 @@ def _kernel(group: _Group, new: Mapping[Node, tuple[Value, ...]]) -> tuple[Value
         return inside[v]
 
     for node in _in_order(group, members):
-        copy = Node(node.op, tuple(read(v) for v in node.inputs), node.attrs, node.types, node.loc)
+        copy = Node(node.op, tuple(read(v, node.op in UNPACK) for v in node.inputs), node.attrs, node.types, node.loc)
         for v, c in zip(node.outputs, copy.outputs, strict=True):
             inside[v] = c
     outputs = tuple(inside[v] for v in group.root.outputs)

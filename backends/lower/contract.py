@@ -337,7 +337,7 @@ class _Micro:
             row = linear(place.batch, strides_of(what.batch)) * size_expr(dim_product(what.m)) + row
         first_column = (place.block_index * size_expr(place.block) + panel) * tile.width
         column = what.column(place.batch, first_column + j * tile.lanes + lane)
-        index = (*unravel(row, shape[:-1]), column)
+        index = (*unravel(row, shape[:-1]), column) if shape else ()
         outputs: list[tuple[Value, Buf]] = list(zip(flat.outputs, plan.params.outputs, strict=True))
         stores = tuple(Store(b, linear(index, strides_of(shape)), reads.at(v, index)) for v, b in outputs)
         live = None if limit is None else limit - j * tile.lanes

@@ -22,7 +22,7 @@ PIXELS = 4  # neighbouring results that share a weight in registers
 
 def is_depthwise(node: Node) -> bool:
     """Whether a convolution has one input and one output channel for each group."""
-    return node.op == "conv" and node.inputs[1].shape[1] == 1 and node.inputs[1].shape[0] == node.attrs["groups"] > 1
+    return node.op == "conv" and node.inputs[1].shape[1] == 1 and node.inputs[1].shape[0] == node.attrs.get("groups", 1) > 1
 
 
 def lower_depthwise(body: Graph, lanes: int, grid: bool = False) -> LoopFunction:
@@ -39,12 +39,10 @@ class _Depthwise:
         self.body, self.node, self.lanes = body, node, lanes
         self.names, self.params = Names(), parameters(body)
         self.dtype = compute_dtype(node.types[0].dtype)
-        weights = node.inputs[1]
-        while weights.node.op != "input":
-            weights = weights.node.inputs[0]
+        weights = node.inputs[1].node.inputs[0]  # below `unpack_taps`
         buffers = dict(zip(body.inputs, self.params.inputs, strict=True))
         self.x, self.w = buffers[node.inputs[0]], buffers[weights]
-        self.kernel = weights.shape[:-1]
+        self.kernel = tuple(k for k in weights.shape[:-1] if isinstance(k, int))
         self.shape, self.source = node.types[0].shape, node.inputs[0].shape
         self.flat, self.start = epilogue(body, node)
         by_name = dict(zip(body.input_names, body.inputs, strict=True))

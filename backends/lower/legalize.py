@@ -52,17 +52,14 @@ def _packed(matrix: Value, node: Node, target: Target) -> Value:
 def _conv(node: Node, inputs: tuple[Value, ...], target: Target) -> Value | None:
     x, w = inputs
     loc = node.loc
-    attrs = dict(node.attrs)
+    attrs: dict[str, Any] = {"groups": 1, "layout": "channels_first", **node.attrs}
     rank = x.type.rank
     first = attrs["layout"] == "channels_first"
     if first:
         x = apply("transpose", x, perm=(0, *range(2, rank), 1), loc=loc)
         attrs["layout"] = "channels_last"
     if is_depthwise(node):
-        channels_first = _folded("reshape", w, loc, shape=(w.shape[0], *w.shape[2:]))
-        taps_first = _folded("transpose", channels_first, loc, perm=(*range(1, rank - 1), 0))
-        back = apply("transpose", taps_first, perm=(rank - 2, *range(rank - 2)), loc=loc)
-        w = apply("reshape", back, shape=w.shape, loc=loc)
+        w = apply("unpack_taps", _folded("pack_taps", w, loc), loc=loc)
     else:
         if any(p != (0, 0) for p in attrs["pads"]):
             low = (0, *(p[0] for p in attrs["pads"]), 0)
