@@ -216,10 +216,10 @@ class Emitter:
             case Cast():
                 return self.cast(self.value(e.x, base), e.dtype)
             case Bitcast():
-                v = self.value(e.x, base)
-                if self.type(v.dtype) == self.type(e.dtype):
+                v = self._to_memory(self.value(e.x, base))  # a bool is a byte
+                if self.memory_type(v.dtype) == self.type(e.dtype):
                     return Val(v.text, e.dtype, v.lanes)
-                source, target = self.type(v.dtype, v.lanes), self.type(e.dtype, v.lanes)
+                source, target = self.memory_type(v.dtype, v.lanes), self.type(e.dtype, v.lanes)
                 return self.define(f"bitcast {source} {v.text} to {target}", e.dtype, v.lanes)
             case Op():
                 return self.operation(e.name, [self.value(a, base) for a in e.args], e.dtype)

@@ -14,9 +14,10 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ..ir.dims import Dim, evaluate_dim, symbols_of
+from ..ir.dims import Dim, evaluate_dim, substitute, symbols_of
 from ..ir.errors import CodegenError, UnsupportedOp
-from ..ir.graph import Constant, Graph, Node, Value
+from ..ir.graph import Constant, Graph, Node, Value, input_value
+from ..ir.ops.registry import apply
 from ..ir.types import TensorType
 from .lower.kernel import body_symbols
 
@@ -162,6 +163,7 @@ class _Planner:
     clock: int = 0
     loops: int = 0
     defined: list[str] = field(default_factory=list)
+    limits: dict[str, Dim] = field(default_factory=dict)  # the greatest value of each symbol that the run defines
 
     def plan(self) -> Program:
         graph = self.graph
@@ -232,7 +234,7 @@ class _Planner:
         return ref
 
     def _new(self, t: TensorType) -> Ref:
-        place = Place("arena", _bytes(t), first=self.clock, last=self.clock)
+        place = Place("arena", substitute(_bytes(t), self.limits), first=self.clock, last=self.clock)
         self.arena.append(place)
         return Ref(place)
 
@@ -383,7 +385,24 @@ class _Planner:
         return [*steps, Loop(number, 0, tuple(body_steps), flag, bound)]
 
     def _bind(self, node: Node) -> list[Step]:
-        raise UnsupportedOp(f"{node!r}: sizes that depend on the data are not compiled yet")
+        """Read the count into the symbol; along axis 0 the result is the start of the operand, else a copy."""
+        x, count = node.inputs
+        axis, name = node.attrs["axis"], node.attrs["symbol"]
+        steps: list[Step] = []
+        if name not in self.limits:  # several results may share one count
+            self.limits[name] = substitute(x.shape[axis], self.limits)
+            self.defined.append(name)
+            steps.append(Define(name, self._use(self._ref(count)), self.limits[name]))
+        result = node.outputs[0]
+        source = self._use(self._ref(x))
+        if axis == 0:
+            self.refs[result] = source
+            return steps
+        inner = input_value("x0", x.type)
+        zeros, ones = (0,) * x.type.rank, (1,) * x.type.rank
+        body = Graph("map", (inner,), (apply("slice", inner, starts=zeros, stops=result.shape, steps=ones),))
+        self.refs[result] = self._new(result.type)
+        return [*steps, Kernel(body, (source,), (self.refs[result],), body_symbols(body), node.loc)]
 
 
 def _moving(ref: Ref, loop: int, stride: Dim, length: Dim, reverse: bool) -> Ref:

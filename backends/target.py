@@ -48,7 +48,7 @@ TARGETS: dict[str, Target] = {
         Target("x86-64-v3", "cpu", _LINUX, "x86-64-v3", "", 256, 16, _V3),
         Target("x86-64-v4", "cpu", _LINUX, "x86-64-v4", "-prefer-256-bit", 512, 32, _V4),
         Target("x86-64-v4-vnni", "cpu", _LINUX, "x86-64-v4", "-prefer-256-bit,+avx512vnni", 512, 32, (*_V4, "avx512vnni")),
-        Target("aarch64", "cpu", "aarch64-unknown-linux-gnu", "generic", "+neon,+fullfp16", 128, 32, ("neon",)),
+        Target("aarch64", "cpu", "aarch64-unknown-linux-gnu", "generic", "+neon", 128, 32, ("neon",)),
         Target("sm_80", "gpu", "nvptx64-nvidia-cuda", "sm_80", "+ptx80", 32, 255, ()),
         Target("sm_90a", "gpu", "nvptx64-nvidia-cuda", "sm_90a", "+ptx80", 32, 255, ()),
     )

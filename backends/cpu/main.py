@@ -15,7 +15,7 @@ from ...ir.dims import Dim, dim_max
 from ...ir.loops import size_expr
 from ...ir.types import i64
 from ..llvm import Emitter, Val
-from ..program import ALIGN, Branch, Copy, Kernel, Loop, Place, Program, Ref, SetIndex, Step
+from ..program import ALIGN, Branch, Copy, Define, Kernel, Loop, Place, Program, Ref, SetIndex, Step
 
 
 class MainEmitter(Emitter):
@@ -24,6 +24,7 @@ class MainEmitter(Emitter):
     def __init__(self, program: Program, symbols: Sequence[str], names: Mapping[int, str], scratch: Dim):
         super().__init__()
         self.program, self.names, self.scratch = program, names, scratch
+        self.order = list(symbols)
         self.symbols = {}
         for k, s in enumerate(symbols):
             self.put(f"%size{k} = getelementptr inbounds i64, ptr %sizes, i64 {k}")
@@ -111,6 +112,8 @@ class MainEmitter(Emitter):
                     self.repeat(step)
                 case Branch():
                     self.branch(step)
+                case Define():
+                    self.define_size(step)
 
     def call(self, step: Kernel) -> None:
         for k, ref in enumerate((*step.inputs, *step.outputs)):
@@ -130,6 +133,27 @@ class MainEmitter(Emitter):
         self.declarations.add("declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)")
         source, target = self.address_of(step.source), self.address_of(step.target)
         self.put(f"call void @llvm.memcpy.p0.p0.i64(ptr {target}, ptr {source}, i64 {self.dim(step.nbytes).text}, i1 false)")
+
+    def define_size(self, step: Define) -> None:
+        """The symbol's value is what the run has counted, kept between 0 and its limit, and reported in `sizes`."""
+        count = self.define(f"load i64, ptr {self.address_of(step.source)}", i64)
+        count = self.operation("min", [count, self.dim(step.limit)], i64)
+        self.symbols[step.symbol] = self.operation("max", [count, Val("0", i64)], i64)
+        self.scope.values.clear()  # sizes that mention the symbol are to be computed anew
+        slot = self.fresh("size")
+        self.put(f"{slot} = getelementptr inbounds i64, ptr %sizes, i64 {self.order.index(step.symbol)}")
+        self.put(f"store i64 {self.symbols[step.symbol].text}, ptr {slot}")
+
+    def report(self, outputs: Sequence[Ref]) -> None:
+        """Tell the caller where outputs lie whose sizes the run has defined."""
+        for k, ref in enumerate(outputs):
+            if ref.place.region == "output":
+                continue
+            pointer = self.address_of(ref)
+            slot, target = self.fresh("slot"), self.fresh("target")
+            self.put(f"{slot} = getelementptr inbounds ptr, ptr %outputs, i64 {k}")
+            self.put(f"{target} = load ptr, ptr {slot}")
+            self.put(f"store ptr {pointer}, ptr {target}")
 
     def repeat(self, step: Loop) -> None:
         counter = self.fresh("counter")
@@ -186,6 +210,7 @@ def emit_main(program: Program, prefix: str, symbols: Sequence[str], names: Mapp
         main.places[place] = main.fresh("place")
         main.put(f"{main.places[place]} = getelementptr inbounds i8, ptr %workspace, i64 {offset.text}")
     main.steps(program.steps)
+    main.report(program.outputs)
     kernels = program.kernels()
     most = max((len(k.inputs) + len(k.outputs) for k in kernels), default=0)
     entry = [f"  %arguments = alloca [{max(1, most)} x ptr]", f"  %symbols = alloca [{max(1, len(symbols))} x i64]", *main.entry]

@@ -54,7 +54,7 @@ def collapse(graph: Graph, shape: tuple[Dim, ...], keep_last: bool = False) -> G
     axes = groups(graph, shape, keep_last)
 
     def merged(t: TensorType) -> TensorType:
-        if dim_product(t.shape) == 1:
+        if dim_product(t.shape) == 1 and dim_product(shape) != 1:
             return t.with_shape(())
         aligned = _aligned(t.shape, rank)
         return t.with_shape(tuple(dim_product(aligned[k] for k in g) for g in axes))

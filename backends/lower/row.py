@@ -42,7 +42,7 @@ from .grid import blocks, cells
 from .kernel import access, const, function, loops, operations, parameters, reaches, remainder, spread
 
 PARTIAL = 4  # partial vectors per row: hides the latency of an addition
-SHARED_ROW_BYTES = 8192  # of a value that a block keeps for a later stage
+SHARED_ROW_BYTES = 16384  # of values that a block keeps for later stages
 EXPENSIVE = frozenset("exp log tanh sigmoid erf gelu silu softplus mish pow sin cos div sqrt".split())
 
 
@@ -164,19 +164,19 @@ class _Row:
 
     def _values_to_keep(self) -> list[Value]:
         """Expensive values of the full shape that a later stage reads again."""
-        kept = []
+        kept: list[Value] = []
         for node in self.body.nodes:
             v = node.outputs[0]
             if op_def(node.op).kind != "pointwise" or node.op not in EXPENSIVE or not self._is_full(v):
                 continue
-            if any(self._used_after(v, self.stage[v])) and self._has_room(v):
+            if any(self._used_after(v, self.stage[v])) and self._has_room([*kept, v]):
                 kept.append(v)
         return kept
 
-    def _has_room(self, v: Value) -> bool:
-        """A block has little memory, of a size that must be known; without room the value is computed again."""
+    def _has_room(self, values: list[Value]) -> bool:
+        """A block has little memory, of a size that must be known; without room a value is computed again."""
         row = dim_product(self.sizes)
-        return self.thread is None or (isinstance(row, int) and row * v.dtype.itemsize <= SHARED_ROW_BYTES)
+        return self.thread is None or (isinstance(row, int) and row * sum(v.dtype.itemsize for v in values) <= SHARED_ROW_BYTES)
 
     def _used_after(self, v: Value, stage: int) -> list[bool]:
         """Whether each transitive pointwise user of a value stands in a later stage."""

@@ -71,3 +71,44 @@ def unpack_panels(s: Any, i: Any, p: Any, *, types: Types, out: TensorType, colu
     width = types[0].shape[-1]
     *batch, row, column = i
     return p[(*batch, column // width, row, column % width)]
+
+
+def _infer_pack_taps(types: Types) -> Types:
+    (t,) = types
+    if t.rank < 3 or t.shape[1] != 1:
+        raise ShapeError(f"needs weights [channels, 1, *kernel], got {t}")
+    return (t.with_shape((*t.shape[2:], t.shape[0])),)
+
+
+def _pack_taps_samples(rng: np.random.Generator) -> Iterable[Sample]:
+    for shape in ((5, 1, 3), (7, 1, 3, 2)):
+        yield Sample((rng.standard_normal(shape).astype(np.float32),))
+
+
+@index(infer=_infer_pack_taps, reference=lambda x: np.moveaxis(x[:, 0], 0, -1), samples=_pack_taps_samples, quant=Quant.EXACT)
+def pack_taps(s: Any, i: Any, x: Any, *, types: Types, out: TensorType) -> Any:
+    """Depthwise weights [channels, 1, *kernel] -> [*kernel, channels]."""
+    *taps, channel = i
+    return x[(channel, 0, *taps)]
+
+
+def _infer_unpack_taps(types: Types) -> Types:
+    (t,) = types
+    return (t.with_shape((t.shape[-1], 1, *t.shape[:-1])),)
+
+
+def _unpack_taps_samples(rng: np.random.Generator) -> Iterable[Sample]:
+    for shape in ((3, 5), (3, 2, 7)):
+        yield Sample((rng.standard_normal(shape).astype(np.float32),))
+
+
+@index(
+    infer=_infer_unpack_taps,
+    reference=lambda p: np.moveaxis(p, -1, 0)[:, None],
+    samples=_unpack_taps_samples,
+    quant=Quant.EXACT,
+)
+def unpack_taps(s: Any, i: Any, p: Any, *, types: Types, out: TensorType) -> Any:
+    """The inverse of `pack_taps`."""
+    channel, _, *taps = i
+    return p[(*taps, channel)]
