@@ -1,7 +1,7 @@
 """The value of a loop expression, computed with NumPy: what generated code must compute, an array at a time.
 
 `interpret(expr, {"x": array})` gives every variable an array (all of shapes that broadcast) and returns the expression's array.
-It reads no memory: an expression with a `Load` is refused.
+It reads no memory by itself: an expression with a `Load` is refused unless the caller says what loads give.
 
 >>> interpret(LOOPS.fma(Var("x", f32), 2.0, 1.0), {"x": np.float32([1, 2])})
 array([3., 5.], dtype=float32)
@@ -14,12 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from .loops import Bitcast, Cast, Const, Expr, Op, Sym, Var, children
+from .loops import Bitcast, Cast, Const, Expr, Load, Op, Sym, Var, children
 from .scalar import NUMPY
 
+Read = Callable[..., np.ndarray]  # (load, index, and with a mask: mask, other) -> elements
 
-def interpret(expr: Expr, env: Mapping[str, Any]) -> np.ndarray:
-    """The value of `expr`, with `env` naming the arrays of its variables and symbols.  Each shared sub-expression runs once."""
+
+def interpret(expr: Expr, env: Mapping[str, Any], read: Read | None = None) -> np.ndarray:
+    """The value of `expr`, with `env` naming the arrays of its variables and symbols.  Each shared sub-expression runs once.
+
+    read(load, index[, mask, other]) gives the elements of a `Load`.
+    """
     values: dict[int, np.ndarray] = {}
     stack = [(expr, False)]
     with np.errstate(all="ignore"):
@@ -31,7 +36,8 @@ def interpret(expr: Expr, env: Mapping[str, Any]) -> np.ndarray:
                 stack.append((e, True))
                 stack.extend((c, False) for c in children(e))
                 continue
-            values[id(e)] = _value(e, [values[id(c)] for c in children(e)], env)
+            args = [values[id(c)] for c in children(e)]
+            values[id(e)] = read(e, *args) if read is not None and isinstance(e, Load) else _value(e, args, env)
     return values[id(expr)]
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ...ir.dims import Dim
 from ...ir.errors import CodegenError, UnsupportedOp
-from ...ir.loops import Alloc, Buf, Const, Expr, For, LoopFunction, walk
+from ...ir.loops import Buf, Const, Expr, For, LoopFunction, walk
 from ...ir.types import i64
 from ..llvm import Emitter, Val
 
@@ -76,7 +76,9 @@ class PtxEmitter(Emitter):
 def _constant(buf: Buf) -> int:
     size: Dim = buf.size
     if not isinstance(size, int):
-        raise UnsupportedOp(f"a GPU kernel needs scratch memory of a known size, not {buf.name}: {buf.dtype}[{size}]; pin the dims")
+        raise UnsupportedOp(
+            f"a GPU kernel needs scratch memory of a known size, not {buf.name}: {buf.dtype}[{size}]; pin the dims"
+        )
     return max(size, 1)
 
 
@@ -87,7 +89,8 @@ def entries(function: LoopFunction, symbol: str) -> list[Entry]:
         name = symbol if len(function.body) == 1 else f"{symbol}_{k}"
         if not (isinstance(statement, For) and statement.kind == "block"):
             raise CodegenError(f"kernel {name}: a statement outside a block loop")
-        threads = {s.extent.value for s in walk((statement,)) if isinstance(s, For) and s.kind == "thread" and isinstance(s.extent, Const)}
+        extents = [s.extent for s in walk((statement,)) if isinstance(s, For) and s.kind == "thread"]
+        threads = {e.value for e in extents if isinstance(e, Const)}
         if len(threads) != 1:
             raise CodegenError(f"kernel {name}: a block has no one number of threads")
         found.append(Entry(name, statement.extent, int(threads.pop())))
@@ -103,7 +106,7 @@ def emit_kernels(function: LoopFunction, symbol: str) -> tuple[list[str], set[st
         parameters = []
         casts = []
         for k, buf in enumerate(function.params):
-            parameters.append(f"ptr addrspace(1) noalias {'readonly ' if k < function.inputs else ''}align 16 %g{k}")
+            parameters.append(f"ptr addrspace(1) noalias {'readonly ' if k < function.inputs else ''}%g{k}")
             casts.append(f"  %b{k} = addrspacecast ptr addrspace(1) %g{k} to ptr")
             emitter.buffers[id(buf)] = f"%b{k}"
         for k, s in enumerate(function.symbols):
@@ -114,8 +117,3 @@ def emit_kernels(function: LoopFunction, symbol: str) -> tuple[list[str], set[st
         texts.append("\n".join([header, "entry:", *casts, *emitter.entry, *emitter.lines, "  ret void", "}", ""]))
         declarations |= emitter.declarations
     return texts, declarations
-
-
-def used_shared(function: LoopFunction) -> int:
-    """Bytes of shared memory that a block of the greediest kernel uses."""
-    return max((sum(_constant(s.buf) * s.buf.dtype.itemsize for s in walk((b,)) if isinstance(s, Alloc) and s.buf.space == "shared") for b in function.body), default=0)

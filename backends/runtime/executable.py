@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,13 +84,17 @@ class _Frame:
 
 
 class Executable:
-    """A model's machine code, ready to call.  `keepalive` is whatever keeps the code and the weights in memory."""
+    """A model's machine code, ready to call.
+
+    `main` and `workspace` are addresses of machine code, or callables that take the same.  `keepalive` is whatever keeps the code
+    and the weights in memory.
+    """
 
     def __init__(
         self,
         signature: Signature,
-        main_address: int,
-        workspace_address: int,
+        main: int | Callable[..., int],
+        workspace: int | Callable[..., int],
         weights: np.ndarray,
         pool: Threads | None = None,
         keepalive: object = None,
@@ -99,8 +103,8 @@ class Executable:
         self.threads = pool.count if pool else 1
         self._pool = pool
         self._keepalive = (weights, keepalive)
-        self._main = _MAIN(main_address)
-        self._workspace = _WORKSPACE(workspace_address)
+        self._main = _MAIN(main) if isinstance(main, int) else main
+        self._workspace = _WORKSPACE(workspace) if isinstance(workspace, int) else workspace
         self._weights = weights.ctypes.data if weights.size else 0
         if self._weights % _ALIGNMENT:
             raise InternalError(f"the weights of model {signature.name!r} do not start at a multiple of {_ALIGNMENT} bytes")
