@@ -6,7 +6,8 @@ reference), and `LOOPS`, whose scalars are loop expressions (code).  LOOPS' tran
 over the arithmetic of this file alone, so that every target computes the same polynomial.
 
 functions: abs sqrt fma(a,b,c) floor ceil rint trunc   max min (NaN wins)   where(cond,a,b)   eq ne   cast(x,dtype) bitcast(x,dtype)
-div (truncates on integers) rem (sign of the dividend)   is_nan   const(value, like)   exp log sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf pow
+div (truncates on integers) rem (sign of the dividend)   is_nan   const(value, like)
+exp log sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf pow
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from . import transcendental as _t
-from .loops import Bitcast, Cast, Const, Expr, Scalar, binary, unary, Op
+from .loops import Bitcast, Cast, Const, Expr, Op, Scalar, binary, unary
 from .types import DType, bool_, dtype_of, f16, f32, f64
 
 
@@ -83,7 +84,7 @@ class LoopScalars:
             a, b = b, a
         if not isinstance(a, Expr) or isinstance(a, Const):  # both are known
             dtype = next(x.dtype for x in (a, b) if isinstance(x, Expr))
-            known = [x.value if isinstance(x, Const) else x for x in (a, b)]
+            known = [x.value if isinstance(x, Const) else x for x in (a, b) if not isinstance(x, Expr) or isinstance(x, Const)]
             return Const(max(known) if name == "max" else min(known), dtype)
         if a.dtype.kind in "iu":
             return binary(name, a, b)
@@ -154,7 +155,8 @@ class NumpyScalars:
     is_nan = staticmethod(np.isnan)
     max = staticmethod(np.maximum)
     min = staticmethod(np.minimum)
-    exp, log, sin, cos, tan, pow = (staticmethod(f) for f in (np.exp, np.log, np.sin, np.cos, np.tan, np.power))
+    exp, log, pow = staticmethod(np.exp), staticmethod(np.log), staticmethod(np.power)
+    sin, cos, tan = staticmethod(np.sin), staticmethod(np.cos), staticmethod(np.tan)
     asin, acos, atan = (staticmethod(f) for f in (np.arcsin, np.arccos, np.arctan))
     sinh, cosh, tanh = (staticmethod(f) for f in (np.sinh, np.cosh, np.tanh))
     asinh, acosh, atanh = (staticmethod(f) for f in (np.arcsinh, np.arccosh, np.arctanh))

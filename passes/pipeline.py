@@ -27,7 +27,7 @@ def expand_composites(graph: Graph) -> Graph:
 PIPELINE: tuple[Step, ...] = (
     expand_composites,  # first: every later pass then knows the primitives, and rows, only
     # inline_constant_captures: weights of recurrent bodies fold and pack like any other
-    Fixpoint((simplify, fold, cse, inline_constant_captures, sink_transposes, absorb)),  # before recognize: equal operands are one value
+    Fixpoint((simplify, fold, cse, inline_constant_captures, sink_transposes, absorb)),  # so that equal operands are one value
     recognize,  # while activations and norms are as they were written; fusion would hide them
     expand_composites,  # what was recognised, in the one form that fusion knows
     layout,  # after absorb, which sees a convolution and its batch norm side by side

@@ -66,7 +66,7 @@ class MainEmitter(Emitter):
             return offsets, Val(str(self.program.arena), i64)
         return offsets, self.largest(list(ends.values()))
 
-    def stride(self) -> Val:
+    def scratch_stride(self) -> Val:
         """Bytes of scratch memory for each worker."""
         up = self.define(f"add i64 {self.dim(self.scratch).text}, {ALIGN - 1}", i64)
         return self.define(f"and i64 {up.text}, {-ALIGN}", i64)
@@ -205,7 +205,7 @@ def emit_main(program: Program, prefix: str, symbols: Sequence[str], names: Mapp
     main = MainEmitter(program, symbols, names, scratch)
     offsets, size = main.arena()
     main.put(f"%scratch = getelementptr inbounds i8, ptr %workspace, i64 {size.text}")
-    main.put(f"%stride = add i64 {main.stride().text}, 0")
+    main.put(f"%stride = add i64 {main.scratch_stride().text}, 0")
     for place, offset in offsets.items():
         main.places[place] = main.fresh("place")
         main.put(f"{main.places[place]} = getelementptr inbounds i8, ptr %workspace, i64 {offset.text}")
@@ -219,7 +219,7 @@ def emit_main(program: Program, prefix: str, symbols: Sequence[str], names: Mapp
     room = MainEmitter(program, symbols, names, scratch)
     _, size = room.arena()
     room.put("%count = sext i32 %workers to i64")
-    room.put(f"%each = mul i64 %count, {room.stride().text}")
+    room.put(f"%each = mul i64 %count, {room.scratch_stride().text}")
     room.put(f"%total = add i64 %each, {size.text}")
     text += [
         f"define i64 @{prefix}_workspace(ptr %sizes, i32 %workers) {{",

@@ -20,7 +20,6 @@ from .access import Index, broadcast_index, linear, strides_of
 from .collapse import collapse
 from .kernel import const
 
-
 GRID_LANES = 16  # threads of a block that compute neighbouring columns
 
 

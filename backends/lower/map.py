@@ -75,7 +75,7 @@ def _nest(
     blocks: Dim = 1
     if not isinstance(block, int) or block > BLOCK:
         blocks = (block + (BLOCK - 1)) // BLOCK
-    inner = [k for k in range(vector + 1, rank)]
+    inner = list(range(vector + 1, rank))
     outer = [k for k in range(rank) if k < vector]
     task = names.var("t")
     *outer_index, block_index = unravel(task, [*(extent[k] for k in outer), blocks])

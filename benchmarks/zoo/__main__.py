@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 
 from ...compiler.compare import TOLERANCE, relative_error
@@ -75,7 +76,7 @@ def largest_error(name: str, *, small: bool = False) -> float:
     for batch in BATCHES:
         inputs = feeds(name, batch, small=small)
         expected, actual = session.run(None, inputs), model.run(None, inputs)
-        worst = max(worst, *(relative_error(a, e) for a, e in zip(actual, expected, strict=True)))
+        worst = max(worst, *(relative_error(a, np.asarray(e)) for a, e in zip(actual, expected, strict=True)))
     return worst
 
 
