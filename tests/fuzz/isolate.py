@@ -5,6 +5,7 @@ One child does item after item; when it dies or hangs, the item at hand is repor
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -53,6 +54,7 @@ def each(work: Callable[[Item], Any], items: Sequence[Item], seconds: float = 60
 
 
 def _serve(out: Connection, work: Callable[[Item], Any], items: Sequence[Item]) -> None:
+    faulthandler.disable()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what a dying C runtime has to say; the parent reports the signal
     for item in items:
         try:
