@@ -95,7 +95,7 @@ def build(program: Program, target: Target, prefix: str, symbols: tuple[str, ...
                 if progress:
                     progress(done, total)
     scratch = most_scratch([scratch_bytes(f) for f in functions.values()])
-    main = emit_main(program, prefix, symbols, names, scratch)
+    main = emit_main(program, prefix, symbols, names, scratch, target.triple.split("-")[0])
     code = compile_module(main, target)
     variant = Variant(target.requires, target.triple, prefix, [*(objects[s] for s in sorted(objects)), code])
     return Built(variant, functions, calls, hits)

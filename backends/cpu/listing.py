@@ -28,7 +28,7 @@ def listing(program: Program, built: Built, target: Target, symbols: tuple[str, 
     names = {id(step): symbol for symbol, step in built.calls}
     scratch = most_scratch([scratch_bytes(f) for f in built.functions.values()])
     texts = [emit_kernel(function, symbol) for symbol, function in built.functions.items()]
-    texts.append(emit_main(program, built.variant.prefix, symbols, names, scratch))
+    texts.append(emit_main(program, built.variant.prefix, symbols, names, scratch, target.triple.split("-")[0]))
     context = llvm.create_context()
     whole: llvm.ModuleRef | None = None
     for text in texts:
