@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ import numpy as np
 from ..backends.cpu.build import Built, build
 from ..backends.lower.legalize import legalize
 from ..backends.program import Program, plan, weights
+from ..backends.ptx.build import build as build_ptx
+from ..backends.ptx.device import check_device, cuda_target
+from ..backends.ptx.run import load_gpu
 from ..backends.runtime.native import NativeProgram, Variant, load_native
 from ..backends.runtime.signature import Signature, TensorSpec
 from ..backends.target import Target, find_target
@@ -25,7 +29,7 @@ from ..passes.fuse import fuse
 from ..passes.pin import pin
 from ..passes.pipeline import optimize
 from .artifact import save
-from .model import Model
+from .model import Model, Saved
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
@@ -54,14 +58,32 @@ def compile(
     """Compile a model to native code in this process.
 
     model: a path to an ONNX file, its bytes, a ModelProto, a Graph or a traced function.  target: "native", or one of the CPU
-    levels that this machine can run.  threads: how many a call may use (default: OCTAVO_THREADS, then what affinity and cgroup
-    allow).  dims: sizes for symbols of the input shapes, to compile for these alone.  progress(stage, done, total) is called along
-    the way.
+    levels that this machine can run; or, where there are pycuda and a GPU, "cuda" (the best for it), "sm_80" or "sm_90a".
+    threads: how many a call may use (default: OCTAVO_THREADS, then what affinity and cgroup allow).  dims: sizes for symbols of
+    the input shapes, to compile for these alone.  progress(stage, done, total) is called along the way.
 
     Raises ModelError, UnsupportedOp, ShapeError or TargetError for what cannot be compiled.
     """
+    if isinstance(target, str) and (target == "cuda" or find_target(target).kind == "gpu"):
+        return _compile_gpu(model, cuda_target() if target == "cuda" else find_target(target), dims, progress)
     result = compile_native(model, target=target, dims=dims, progress=progress)
     return Model(load_native(result.native, threads), partial(save, result.native))
+
+
+def _compile_gpu(model: Any, target: Target, dims: Mapping[str, int] | None, progress: Progress | None) -> Model:
+    """A model that runs on this machine's GPU."""
+    check_device(target)
+    tell = progress or (lambda stage, done, total: None)
+    tell("import", 0, 1)
+    graph = graph_of(model, dims)
+    tell("optimize", 0, 1)
+    program = plan(fuse(legalize(optimize(graph), target)))
+    code = build_ptx(program, target, lambda done, total: tell("compile kernels", done, total))
+    return Model(load_gpu(program, code, signature_of(graph, program)), _refuse_to_save)
+
+
+def _refuse_to_save(path: Path) -> Saved:
+    raise TargetError("a model compiled for a GPU cannot be saved; compile it for a CPU target, or emit its PTX")
 
 
 def graph_of(model: Any, dims: Mapping[str, int] | None = None) -> Graph:
@@ -71,7 +93,7 @@ def graph_of(model: Any, dims: Mapping[str, int] | None = None) -> Graph:
     elif hasattr(model, "graph") and isinstance(model.graph, Graph):
         graph = model.graph
     elif isinstance(model, str | os.PathLike | bytes) or hasattr(model, "SerializeToString"):
-        graph = import_model(model)
+        return import_model(model, dims)
     else:
         raise ModelError(f"cannot compile a {type(model).__name__}; give a path, bytes, a ModelProto, a Graph or a traced function")
     return pin(graph, dims) if dims else graph
@@ -89,7 +111,7 @@ def compile_native(
     targets = sorted((find_target(n) for n in names), key=lambda t: len(t.requires), reverse=True)
     for t in targets:
         if t.kind != "cpu":
-            raise TargetError(f"target {t.name!r} gives PTX, not a model that this process can call; use octavo compile --emit ptx")
+            raise TargetError(f"target {t.name!r} gives no artifact; octavo.compile runs it in process, --emit ptx shows its code")
     tell = progress or (lambda stage, done, total: None)
     tell("import", 0, 1)
     graph = graph_of(model, dims)

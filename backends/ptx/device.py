@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from ...ir.errors import TargetError
+from ...ir.errors import OctavoError, TargetError
 from ..target import Target, find_target
 from .kernel import Entry
 
@@ -42,13 +42,7 @@ class CudaDevice:
 
     def __init__(self, text: str, target: Target):
         """Raises TargetError where pycuda or a GPU is missing, or the GPU cannot run code for `target`."""
-        self._driver, device = _open()
-        capability = device.compute_capability()
-        if not _runs(target, capability):
-            major, minor = capability
-            raise TargetError(
-                f"the GPU {device.name()} is of compute capability {major}.{minor} and cannot run code for {target.name}"
-            )
+        self._driver, device = check_device(target)
         self._context = device.retain_primary_context()
         self._functions: dict[str, Any] = {}
         self._allocations: dict[int, Any] = {}
@@ -58,6 +52,8 @@ class CudaDevice:
         self._context.push()
         try:
             return work()
+        except self._driver.Error as error:
+            raise OctavoError(f"the GPU failed: {error}") from error
         finally:
             self._driver.Context.pop()
 
@@ -91,7 +87,7 @@ class CudaDevice:
 def _open() -> tuple[Any, Any]:
     """pycuda's driver module and the first device."""
     try:
-        import pycuda.driver as driver
+        import pycuda.driver as driver  # pyright: ignore[reportMissingImports]
     except ImportError as error:  # pycuda itself, or the driver's library, is not there
         raise TargetError(f"running on a GPU needs pycuda and NVIDIA's driver ({error}); install octavo[gpu]") from error
     try:
@@ -99,6 +95,17 @@ def _open() -> tuple[Any, Any]:
         return driver, driver.Device(0)
     except driver.Error as error:
         raise TargetError(f"there is no GPU that CUDA can use: {error}") from error
+
+
+def check_device(target: Target) -> tuple[Any, Any]:
+    """pycuda's driver module and a GPU that runs code for the target.  Raises TargetError where there is none."""
+    driver, device = _open()
+    if not _runs(target, device.compute_capability()):
+        major, minor = device.compute_capability()
+        raise TargetError(
+            f"the GPU {device.name()} is of compute capability {major}.{minor} and cannot run code for {target.name}"
+        )
+    return driver, device
 
 
 def _runs(target: Target, capability: tuple[int, int]) -> bool:

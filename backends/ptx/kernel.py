@@ -113,7 +113,8 @@ def emit_kernels(function: LoopFunction, symbol: str) -> tuple[list[str], set[st
             parameters.append(f"i64 %s{k}")
             emitter.symbols[s] = Val(f"%s{k}", i64)
         emitter.body((statement,))
-        header = f'define ptx_kernel void @{entry.symbol}({", ".join(parameters)}) "nvvm.reqntid"="{entry.threads}" {{'
+        # Without .reqntid: it makes ptxas round registers down to the next occupancy, with spills.  256 threads of 255 always fit.
+        header = f"define ptx_kernel void @{entry.symbol}({', '.join(parameters)}) {{"
         texts.append("\n".join([header, "entry:", *casts, *emitter.entry, *emitter.lines, "  ret void", "}", ""]))
         declarations |= emitter.declarations
     return texts, declarations

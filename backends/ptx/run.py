@@ -15,8 +15,17 @@ from ...ir.dims import Dim, evaluate_dim
 from ...ir.errors import UnsupportedOp
 from ...ir.interpret import interpret
 from ..program import ALIGN, Branch, Copy, Kernel, Loop, Place, Program, Ref, SetIndex, Step, weights
+from ..runtime.executable import Executable
+from ..runtime.signature import Signature
 from .build import Built
-from .device import Device
+from .device import CudaDevice, Device
+
+
+def load_gpu(program: Program, built: Built, signature: Signature, device: Device | None = None) -> Executable:
+    """A program on a GPU behind the checks of every call.  Raises TargetError where there is no GPU that runs its code."""
+    on = device if device is not None else CudaDevice(built.text, built.target)
+    loaded = GpuProgram(program, built, on, (*signature.symbols, *signature.defined))
+    return Executable(signature, loaded.main, loaded.workspace, np.zeros(0, np.uint8))
 
 
 class GpuProgram:
