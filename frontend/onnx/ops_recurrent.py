@@ -27,7 +27,7 @@ def recurrent(
     batch = x.shape[0 if layout else 1]
     zero = (batch, directions, hidden) if layout else (directions, batch, hidden)
     biases = bias.value if bias is not None else n.full(0, (directions, 2 * gates * hidden), x.dtype)
-    initial = [s.value if s is not None else n.full(0, zero, x.dtype) for s in states]
+    initial = [n.broadcast(s, zero) if s is not None else n.full(0, zero, x.dtype) for s in states]
     names = n.attr("activations") or ()
     known = {"activations": tuple(a.lower() for a in names)} if names else {}
     for name in ("activation_alpha", "activation_beta"):
