@@ -77,7 +77,7 @@ class _Contract:
         self.direct = buffers.get(what.a)
         self.depth = dim_product(what.k)
         self.deep = isinstance(self.depth, int) and self.depth >= DEEP and len(what.k) > 1
-        self.inner = what.k[-1:] if self.deep else what.k  # summed without leaving the registers
+        self.inner: tuple[Dim, ...] = what.k[-1:] if self.deep else what.k  # summed without leaving the registers
         self.outer = what.k[: len(what.k) - len(self.inner)]
         self.flat, self.start = epilogue(body, node)
         operands = dict(zip(body.input_names, body.inputs, strict=True))
@@ -102,7 +102,7 @@ class _Contract:
         def tiles(at: Expr, number: Expr, chunk: tuple[Expr, ...], sums: Buf | None) -> list[Stmt]:
             first, rest = names.var("m"), names.var("left")
             position = linear(chunk, strides_of(self.outer))
-            last = position >= const(int(dim_product(self.outer)) - 1) if chunk else Const(True, bool_)
+            last = position >= const(evaluate_dim(dim_product(self.outer), {}) - 1) if chunk else Const(True, bool_)
             start = position < 1 if chunk else Const(True, bool_)
             place = _Task(batch, block_index, blocks, block, full, number, chunk, start, last, sums)
             return [Let(first, at * tile.rows), Let(rest, size_expr(total) - first), *self._tiles(total, first, rest, place)]
@@ -350,7 +350,8 @@ class _Micro:
 def _chunked(what: Contraction) -> Contraction:
     """The contraction with a deep innermost k loop split, so that chunks of k can be summed one after another."""
     inner = what.k[-1]
-    if not isinstance(inner, int) or inner <= CHUNK or not isinstance(dim_product(what.k), int) or dim_product(what.k) < DEEP:
+    total = dim_product(what.k)
+    if not isinstance(inner, int) or inner <= CHUNK or not isinstance(total, int) or total < DEEP:
         return what
     size = next((c for c in range(CHUNK, CHUNK // 4, -1) if inner % c == 0), inner)
     if size == inner:
