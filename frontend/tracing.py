@@ -126,6 +126,5 @@ def _check_inputs(graph: Graph) -> None:
     for node in graph.nodes:
         if node.op == "input" and node not in own:
             raise ModelError(
-                f"{graph.name} uses the input {node.attrs['name']!r} of another trace; "
-                "pass it as an argument with a spec of its own"
+                f"{graph.name} uses the input {node.attrs['name']!r} of another trace; pass it as an argument with a spec of its own"
             )

@@ -47,9 +47,7 @@ class DimExpr:
     __slots__ = ("terms", "_hash", "_text")
 
     def __init__(self, terms: Mapping[Monomial, int]):
-        self.terms: tuple[tuple[Monomial, int], ...] = tuple(
-            sorted(terms.items(), key=lambda t: (-len(t[0]), [a.key for a in t[0]]))
-        )
+        self.terms: tuple[tuple[Monomial, int], ...] = tuple(sorted(terms.items(), key=lambda t: (-len(t[0]), [a.key for a in t[0]])))
         self._hash = hash(self.terms)
         self._text: str | None = None
 
@@ -97,9 +95,7 @@ class DimExpr:
 
     def __str__(self) -> str:
         if self._text is None:
-            self._text = "".join(
-                ("-" if c < 0 else "+" if i else "") + _monomial_text(m, c) for i, (m, c) in enumerate(self.terms)
-            )
+            self._text = "".join(("-" if c < 0 else "+" if i else "") + _monomial_text(m, c) for i, (m, c) in enumerate(self.terms))
         return self._text
 
     __repr__ = __str__

@@ -110,9 +110,7 @@ def evaluate_node(node: Node, arrays: Sequence[np.ndarray], env: dict[str, int])
     attrs = {name: concrete(value, env) for name, value in node.attrs.items()}
     with np.errstate(all="ignore"):
         if definition.kind in ("control", "kernel"):
-            results = (
-                definition.reference(evaluate, env, *arrays, **attrs) if definition.reference else _kernel(node, arrays, env)
-            )
+            results = definition.reference(evaluate, env, *arrays, **attrs) if definition.reference else _kernel(node, arrays, env)
         else:
             results = run_op(definition, arrays, attrs)
     for array, type in zip(results, node.types, strict=True):

@@ -470,9 +470,7 @@ def _statement(s: Stmt, pad: str) -> Iterator[str]:
         case For():
             extra = [x for x in (s.extent, s.limit, s.cost) if x is not None]
             tail = (" limit {}" if s.limit is not None else "") + (" cost {}" if s.cost is not None else "")
-            yield from _with_shared(
-                extra, lambda t: f"for {s.var.name} in {s.kind} {t[0]}{tail.format(*t[1:])} {{", pad
-            )
+            yield from _with_shared(extra, lambda t: f"for {s.var.name} in {s.kind} {t[0]}{tail.format(*t[1:])} {{", pad)
             for inner in s.body:
                 yield from _statement(inner, pad + "  ")
             yield pad + "}"

@@ -67,8 +67,7 @@ c64, c128 = DType("c64", "c", 64), DType("c128", "c", 128)
 string = DType("string", "s", 64)
 
 DTYPES: dict[str, DType] = {
-    d.name: d
-    for d in (f64, f32, f16, bf16, f8e4m3, f8e5m2, i64, i32, i16, i8, i4, u64, u32, u16, u8, u4, bool_, c64, c128, string)
+    d.name: d for d in (f64, f32, f16, bf16, f8e4m3, f8e5m2, i64, i32, i16, i8, i4, u64, u32, u16, u8, u4, bool_, c64, c128, string)
 }
 
 _NUMPY_NAMES = {

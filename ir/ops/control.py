@@ -39,9 +39,7 @@ def _feed(body: Graph, arrays: Iterable[Any]) -> Mapping[str, np.ndarray]:
 # --- scan -------------------------------------------------------------------------------------------------------------------
 
 
-def _infer_scan(
-    types: Types, *, body: Graph, states: int, length: Dim, reverse: tuple[bool, ...] = (), captures: int = 0
-) -> Types:
+def _infer_scan(types: Types, *, body: Graph, states: int, length: Dim, reverse: tuple[bool, ...] = (), captures: int = 0) -> Types:
     sequences = types[states : len(types) - captures]
     for t in sequences:
         if not t.rank or (isinstance(t.shape[0], int) and isinstance(length, int) and t.shape[0] != length):
@@ -76,9 +74,7 @@ def _scan(
         state = results[:states]
         for stack, b, result in zip(stacks, backward[count:], results[states:], strict=True):
             stack[length - 1 - step if b else step] = result
-    empty = [
-        np.zeros((0, *(d if isinstance(d, int) else env.get(str(d), 0) for d in t.shape)), t.dtype.np) for t in stacked_types
-    ]
+    empty = [np.zeros((0, *(d if isinstance(d, int) else env.get(str(d), 0) for d in t.shape)), t.dtype.np) for t in stacked_types]
     return (*state, *(np.stack([s[k] for k in range(length)]) if length else e for s, e in zip(stacks, empty, strict=True)))
 
 

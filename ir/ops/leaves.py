@@ -33,7 +33,5 @@ def _infer_kernel(types: Types, *, body: Graph) -> Types:
 
 register(OpDef("input", "leaf", _infer_input, doc="A value given by the caller.  Attribute: name."))
 register(OpDef("const", "leaf", _infer_const, doc="A constant array.  Attribute: value (a `Constant`)."))
-register(
-    OpDef("variable", "leaf", _infer_variable, doc="State that persists between runs.  Attributes: name, init (a `Constant`).")
-)
+register(OpDef("variable", "leaf", _infer_variable, doc="State that persists between runs.  Attributes: name, init (a `Constant`)."))
 register(OpDef("kernel", "kernel", _infer_kernel, doc="A fused group: computes `body`'s outputs from its operands."))

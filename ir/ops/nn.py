@@ -223,9 +223,7 @@ def instance_norm(x: Value, scale: Value, bias: Value, *, epsilon: float = 1e-5)
     return _affine(y, _per_channel(scale, rank), _per_channel(bias, rank), x)
 
 
-@composite(
-    samples=float_cases((((2, 6, 5, 7), (6,), (6,)), {"groups": 3}), (((1, 4, 19), (4,), (4,)), {"groups": 1, "epsilon": 1e-3}))
-)
+@composite(samples=float_cases((((2, 6, 5, 7), (6,), (6,)), {"groups": 3}), (((1, 4, 19), (4,), (4,)), {"groups": 1, "epsilon": 1e-3})))
 def group_norm(x: Value, scale: Value, bias: Value, *, groups: int, epsilon: float = 1e-5) -> Value:
     """x[n, c, ...] standardised over each of `groups` runs of channels, times scale[c] plus bias[c]."""
     rank, (n, c, *spatial) = x.type.rank, x.shape

@@ -40,9 +40,7 @@ def _bits(types: Types, **attrs: Any) -> DType:
     return dtype
 
 
-def between(
-    low: float, high: float, arity: int = 1, dtypes: str = "float32 float64 float16"
-) -> Callable[..., Iterable[Sample]]:
+def between(low: float, high: float, arity: int = 1, dtypes: str = "float32 float64 float16") -> Callable[..., Iterable[Sample]]:
     """Samples drawn uniformly from low..high, for functions with a bounded domain."""
 
     def samples(rng: np.random.Generator) -> Iterable[Sample]:

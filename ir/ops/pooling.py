@@ -28,9 +28,7 @@ def _pool_samples(**extra: Any) -> Callable[[np.random.Generator], Iterable[Samp
         for dtype in FLOATS:
             two = {"kernel": (3, 2), "strides": (2, 2), "pads": ((1, 0), (0, 1)), "dilations": (1, 1)} | extra
             yield Sample(normal(rng, dtype, (2, 3, 7, 10)), two)
-            yield Sample(
-                normal(rng, dtype, (1, 5, 8, 9)), two | {"strides": (1, 1), "pads": ((0, 0), (0, 0)), "dilations": (2, 1)}
-            )
+            yield Sample(normal(rng, dtype, (1, 5, 8, 9)), two | {"strides": (1, 1), "pads": ((0, 0), (0, 0)), "dilations": (2, 1)})
             yield Sample(
                 normal(rng, dtype, (2, 4, 19)), {"kernel": (4,), "strides": (3,), "pads": ((1, 2),), "dilations": (1,)} | extra
             )
@@ -38,9 +36,7 @@ def _pool_samples(**extra: Any) -> Callable[[np.random.Generator], Iterable[Samp
     return samples
 
 
-def _windows(
-    x: Value, kernel: tuple[Dim, ...], strides: tuple[int, ...], pads: Pads, dilations: tuple[int, ...], fill: float
-) -> Value:
+def _windows(x: Value, kernel: tuple[Dim, ...], strides: tuple[int, ...], pads: Pads, dilations: tuple[int, ...], fill: float) -> Value:
     """x's windows [n, c, *positions, *kernel].  Raises ShapeError where they do not fit."""
     conv_sizes(x.shape[2:], kernel, strides, pads, dilations)
     low, high = (tuple(p[side] for p in pads) for side in (0, 1))
@@ -118,9 +114,7 @@ def avg_pool(
     outside = [(0, u) if count_include_pad else (low, high) for (low, high), u in zip(pads, uncounted, strict=True)]
     if all(p == (0, 0) for p in outside):
         return cast(build("div", total, size(dim_product(kernel), wide.dtype)), x.dtype)
-    inside = [
-        d + low + high - u if count_include_pad else d for d, (low, high), u in zip(x.shape[2:], pads, uncounted, strict=True)
-    ]
+    inside = [d + low + high - u if count_include_pad else d for d, (low, high), u in zip(x.shape[2:], pads, uncounted, strict=True)]
     ones = broadcast(scalar(1, wide.dtype), (1, 1, *inside))
     counts = _windows(ones, kernel, strides, tuple(outside), dilations, 0)
     counts = apply("reduce_sum", counts, axes=_window_axes(x), keepdims=False)
@@ -173,9 +167,7 @@ def global_lp_pool(x: Value, *, p: int = 2) -> Value:
     return cast(_root(total, p), x.dtype)
 
 
-@composite(
-    samples=float_cases((((2, 7, 3, 5),), {"size": 3}), (((1, 4, 9),), {"size": 4, "alpha": 0.1, "beta": 0.5, "bias": 2.0}))
-)
+@composite(samples=float_cases((((2, 7, 3, 5),), {"size": 3}), (((1, 4, 9),), {"size": 4, "alpha": 0.1, "beta": 0.5, "bias": 2.0})))
 def lrn(x: Value, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0) -> Value:
     """x / (bias + alpha / size * the sum of squares over `size` neighbouring channels) ** beta, of floats."""
     wide = widen(x)
@@ -200,9 +192,7 @@ def _conv_transpose_samples(rng: np.random.Generator) -> Iterable[Sample]:
     }
     for dtype in FLOATS:
         yield Sample(normal(rng, dtype, (2, 3, 5, 4), (3, 5, 3, 3)), plain)
-        yield Sample(
-            normal(rng, dtype, (1, 4, 5, 6), (4, 3, 2, 3)), plain | {"groups": 2, "strides": (1, 3), "dilations": (2, 1)}
-        )
+        yield Sample(normal(rng, dtype, (1, 4, 5, 6), (4, 3, 2, 3)), plain | {"groups": 2, "strides": (1, 3), "dilations": (2, 1)})
         exact = {"strides": (2, 3), "pads": ((0, 0), (0, 0)), "output_padding": (0, 0)}
         yield Sample(normal(rng, dtype, (2, 4, 5, 3), (4, 3, 2, 3)), plain | exact | {"groups": 2})
     one = {"strides": (2,), "pads": ((3, 2),), "dilations": (1,), "groups": 1, "output_padding": (0,)}

@@ -62,9 +62,7 @@ def _activations(names: Sequence[str], alphas: Sequence[float], betas: Sequence[
         if form is None:
             raise ShapeError(f"there is no activation {name!r}; known: {', '.join(_ACTIVATIONS)}")
         arguments = [
-            next(given, default)
-            for default, given in ((form.alpha, given_alphas), (form.beta, given_betas))
-            if default is not None
+            next(given, default) for default, given in ((form.alpha, given_alphas), (form.beta, given_betas)) if default is not None
         ]
         result.append(lambda x, make=form.make, arguments=arguments: make(x, *arguments))
     return result
@@ -177,9 +175,7 @@ def _results(runs: list[tuple[Value, list[Value]]], like: Value, layout: int) ->
     """y[t, d, b, h] and final states [d, b, h] (or batch-first) of all directions together."""
     steps, batch, hidden = runs[0][0].shape
     y = apply("concat", *(reshape(y, (steps, 1, batch, hidden)) for y, _ in runs), axis=1)
-    finals = [
-        apply("concat", *(reshape(states[k], (1, batch, hidden)) for _, states in runs), axis=0) for k in range(len(runs[0][1]))
-    ]
+    finals = [apply("concat", *(reshape(states[k], (1, batch, hidden)) for _, states in runs), axis=0) for k in range(len(runs[0][1]))]
     if layout:
         y, finals = transpose(y, (2, 0, 1, 3)), [transpose(v, (1, 0, 2)) for v in finals]
     return tuple(cast(v, like.dtype) for v in (y, *finals))
@@ -194,9 +190,7 @@ def _samples(gates: int, states: int, *cases: dict[str, Any]) -> Callable[[np.ra
             d = 2 if attrs.get("direction") == "bidirectional" else 1
             peepholes = ((d, 3 * hidden),) if attrs.pop("peepholes", False) else ()
             x, state = (
-                ((batch, steps, width), (batch, d, hidden))
-                if attrs.get("layout")
-                else ((steps, batch, width), (d, batch, hidden))
+                ((batch, steps, width), (batch, d, hidden)) if attrs.get("layout") else ((steps, batch, width), (d, batch, hidden))
             )
             shapes = [x, (d, gates * hidden, width), (d, gates * hidden, hidden), (d, 2 * gates * hidden), *(state,) * states]
             for dtype in (np.float32, np.float64):
@@ -245,9 +239,7 @@ def lstm(
     for k, backward in enumerate(backwards):
         f, g, h = functions[3 * k : 3 * k + 3]
 
-        def cell(
-            states: list[Value], part: Value, r: Value, known: list[Value], f: Any = f, g: Any = g, h: Any = h
-        ) -> list[Value]:
+        def cell(states: list[Value], part: Value, r: Value, known: list[Value], f: Any = f, g: Any = g, h: Any = h) -> list[Value]:
             before, memory = states
             z = build("add", part, _step(before, r))
             zi, zo, zf, zc = (_part(z, gate, hidden) for gate in range(4))

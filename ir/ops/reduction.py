@@ -30,11 +30,7 @@ def _samples(*dtypes: Any) -> Callable[[np.random.Generator], Iterable[Sample]]:
                 ((6, 1), (1,), False),
                 ((17,), (0,), False),
             ):
-                x = (
-                    rng.random(shape) < 0.7
-                    if dtype is bool
-                    else (rng.standard_normal(shape) * 4).astype(np.int64).astype(dtype)
-                )
+                x = rng.random(shape) < 0.7 if dtype is bool else (rng.standard_normal(shape) * 4).astype(np.int64).astype(dtype)
                 if np.dtype(dtype).kind == "f":
                     x = rng.uniform(-2, 2, shape).astype(dtype)
                 yield Sample((x,), {"axes": axes, "keepdims": keepdims})
@@ -72,9 +68,7 @@ def _numpy_fold(ufunc: np.ufunc, start: Callable[[DType], Any]) -> Callable[...,
     return reference
 
 
-def _define(
-    name: str, ufunc: np.ufunc, start: Callable[[DType], Any], combine: Callable, doc: str, *dtypes: Any, **more: Any
-) -> None:
+def _define(name: str, ufunc: np.ufunc, start: Callable[[DType], Any], combine: Callable, doc: str, *dtypes: Any, **more: Any) -> None:
     reduction(name, _fold(start, combine), reference=_numpy_fold(ufunc, start), samples=_samples(*dtypes), doc=doc, **more)
 
 

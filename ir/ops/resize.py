@@ -149,9 +149,7 @@ def _weighted(x: Value, axes: list[_Axis], coordinates: str, reach: int, kernel:
         {"shape": (2, 3, 1, 13), "coordinates": "pytorch_half_pixel"},
     )
 )
-def resize_linear(
-    x: Value, *, shape: tuple[Dim, ...], scales: tuple[float, ...] = (), coordinates: str = "half_pixel"
-) -> Value:
+def resize_linear(x: Value, *, shape: tuple[Dim, ...], scales: tuple[float, ...] = (), coordinates: str = "half_pixel") -> Value:
     """Linear interpolation along each resized axis, the edges continued outwards; integers are rounded half to even."""
     return _weighted(x, _axes(x, shape, scales, coordinates), coordinates, 1, lambda d: build("sub", 1.0, d))
 

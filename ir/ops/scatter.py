@@ -141,9 +141,7 @@ def _infer_scatter_elements(types: Types, *, axis: int, reduction: str = "none")
     return (data,)
 
 
-def _scatter_elements_loops(
-    names: Names, ins: list[Tensor], outs: list[Tensor], *, axis: int, reduction: str = "none"
-) -> list[Stmt]:
+def _scatter_elements_loops(names: Names, ins: list[Tensor], outs: list[Tensor], *, axis: int, reduction: str = "none") -> list[Stmt]:
     data, indices, updates = ins
     (out,) = outs
 
@@ -176,9 +174,7 @@ def _apply_at(out: np.ndarray, places: np.ndarray, values: np.ndarray, reduction
 
 
 @opaque(infer=_infer_scatter_elements, loops=_scatter_elements_loops, samples=_scatter_elements_samples)
-def scatter_elements(
-    data: np.ndarray, indices: np.ndarray, updates: np.ndarray, *, axis: int, reduction: str = "none"
-) -> np.ndarray:
+def scatter_elements(data: np.ndarray, indices: np.ndarray, updates: np.ndarray, *, axis: int, reduction: str = "none") -> np.ndarray:
     """data with the elements named along `axis` by the integer indices replaced by, or combined with, those of updates.
 
     reduction: "none" (the last update wins), "add", "mul", "max" or "min"; indices and updates have one shape.

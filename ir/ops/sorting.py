@@ -85,9 +85,7 @@ def merge_sort(
     return [alloc_width, alloc_i, alloc_j, width.store((), 1), While(width[()] < n, tuple(body))]
 
 
-def _sorted_lane(
-    names: Names, x: Tensor, lane: Callable[[Expr], tuple], length: Dim, descending: bool
-) -> tuple[list[Stmt], Tensor]:
+def _sorted_lane(names: Names, x: Tensor, lane: Callable[[Expr], tuple], length: Dim, descending: bool) -> tuple[list[Stmt], Tensor]:
     """Statements that sort one lane of x, and the scratch tensor that then holds the order of its positions."""
     alloc_order, order = scratch(names, "order", i64, length)
     alloc_spare, spare = scratch(names, "spare", i64, length)
@@ -134,9 +132,7 @@ def _sort_loops(names: Names, ins: list[Tensor], outs: list[Tensor], *, axis: in
     return [_select_sorted(names, x, values, indices, outer * inner, inner, x.shape[1], descending)]
 
 
-def _select_sorted(
-    names: Names, x: Tensor, values: Tensor, indices: Tensor, lanes: Dim, inner: Dim, k: Dim, descending: bool
-) -> Stmt:
+def _select_sorted(names: Names, x: Tensor, values: Tensor, indices: Tensor, lanes: Dim, inner: Dim, k: Dim, descending: bool) -> Stmt:
     """Sort every lane whole and store its first k."""
 
     def lane(p: Expr) -> list[Stmt]:

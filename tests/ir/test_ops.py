@@ -95,18 +95,14 @@ def test_symbolic_shapes_agree_with_static_ones(definition, sample):
         assert tuple(evaluate_dim(d, env) for d in t.shape) == expected.shape
 
 
-@pytest.mark.parametrize(
-    ("definition", "sample"), [p for p in samples_with_symbols("composite") if p.id.endswith(("-0", "-1", "-2"))]
-)
+@pytest.mark.parametrize(("definition", "sample"), [p for p in samples_with_symbols("composite") if p.id.endswith(("-0", "-1", "-2"))])
 def test_expansions_evaluate_with_symbolic_sizes(definition, sample):
     types, env = symbolic(definition.name, types_of(sample.inputs))
     graph = expand(definition.name, types, sample.attrs)
     results = evaluate(graph, dict(zip(graph.input_names, sample.inputs, strict=True)), env)
     expected = run_op(definition, sample.inputs, sample.attrs)
     for a, b in zip(results, expected, strict=True):
-        np.testing.assert_allclose(
-            a, b, rtol=1e-5 if a.dtype.itemsize > 2 else 5e-3, atol=1e-6 if a.dtype.itemsize > 2 else 5e-3
-        )
+        np.testing.assert_allclose(a, b, rtol=1e-5 if a.dtype.itemsize > 2 else 5e-3, atol=1e-6 if a.dtype.itemsize > 2 else 5e-3)
 
 
 @pytest.mark.parametrize(
@@ -294,9 +290,7 @@ def test_lstm_step_by_step():
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "rnn"])
 def test_recurrent_networks_stop_at_the_lengths_in_both_directions(name):
-    (sample,) = [
-        s for s in samples_of(OPS[name]) if s.attrs.get("direction") == "bidirectional" and s.inputs[0].dtype == np.float64
-    ]
+    (sample,) = [s for s in samples_of(OPS[name]) if s.attrs.get("direction") == "bidirectional" and s.inputs[0].dtype == np.float64]
     y = run_op(OPS[name], sample.inputs, sample.attrs)[0]
     state = [a for a in sample.inputs[4:] if a.ndim == 3]
     assert not y[1:, :, 1].any()

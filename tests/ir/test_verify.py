@@ -65,9 +65,7 @@ BROKEN = {
     "an input that is not listed": (lambda: Graph("g", (), (X,)), "input 'x' is used but not listed"),
     "an input that is none": (lambda: Graph("g", (const_named(),), ()), "is listed as a graph input but is not an input"),
     "two variables of one name": (
-        lambda: graph(
-            apply("add", variable_value("v", np.zeros(2, np.float32)), variable_value("v", np.zeros(2, np.float32))).node
-        ),
+        lambda: graph(apply("add", variable_value("v", np.zeros(2, np.float32)), variable_value("v", np.zeros(2, np.float32))).node),
         "a second variable is named 'v'",
     ),
     "an update of another type": (

@@ -26,8 +26,7 @@ def test_a_batch_norm_disappears():
 
 def test_a_batch_norm_after_a_bias_goes_into_both():
     becomes(
-        CONV + "%b = add(%c, const<f32[2,1] [1.0,2.0]>)\n%m = mul(%b, const<f32[2,1] [5.0,7.0]>)\n"
-        "%y = add(%m, const<f32[] 0.5>)\n}",
+        CONV + "%b = add(%c, const<f32[2,1] [1.0,2.0]>)\n%m = mul(%b, const<f32[2,1] [5.0,7.0]>)\n%y = add(%m, const<f32[] 0.5>)\n}",
         absorb,
         """graph g(%x: f32[n,1,3]) -> (%y) {
           %c = conv(%x, const<f32[2,1,1] [10.0,21.0]>, strides=[1], pads=[[0,0]], dilations=[1])

@@ -115,9 +115,7 @@ def wrong_types(graph):
 
 
 def test_a_pass_that_breaks_the_graph_is_found_at_once():
-    with pytest.raises(
-        PassError, match=r"the pass wrong_types broke the graph .no pass had run.*at second: has types .f32.3.. where"
-    ):
+    with pytest.raises(PassError, match=r"the pass wrong_types broke the graph .no pass had run.*at second: has types .f32.3.. where"):
         run_passes(parse(TEXT), [wrong_types, replace("exp", "sin")])
 
 

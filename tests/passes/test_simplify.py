@@ -99,8 +99,7 @@ KEPT = {
     "a cast that loses": "%1 = cast(%x, to=f16)\n%y = cast(%1, to=f32)",
     "integers wrap, floats saturate": "%1 = cast(%i, to=f64)\n%y = cast(%1, to=u8)",
     "a broadcast that gives the shape": "%1 = reshape(%x, shape=[1,2,3])\n%y = broadcast_to(%1, shape=[4,2,3])",
-    "a slice across two parts": "%n = neg(%x)\n%c = concat(%n, %x, axis=1)\n"
-    "%y = slice(%c, starts=[0,2], stops=[2,4], steps=[1,1])",
+    "a slice across two parts": "%n = neg(%x)\n%c = concat(%n, %x, axis=1)\n%y = slice(%c, starts=[0,2], stops=[2,4], steps=[1,1])",
 }
 
 
