@@ -126,7 +126,7 @@ def _compile(terminal: Terminal, source: Path | Graph, artifact: Path) -> tuple[
         saved = time.perf_counter()
     model = load(artifact)
     loaded = time.perf_counter()
-    kernels = sum(len(b.functions) for b in result.built)
+    kernels = sum(len(b.bodies) for b in result.built)
     cached = sum(b.cached for b in result.built)
     name = source.name if isinstance(source, Graph) else source.stem
     size = sum(f.stat().st_size for f in artifact.rglob("*") if f.is_file())

@@ -1,7 +1,8 @@
-"""A fused graph -> object code: every different kernel compiled once, in parallel, and cached on disk by what it says.
+"""A fused graph -> object code: every different kernel compiled once, in parallel, and cached on disk by what it means.
 
-The key of a kernel's object code is the text of its loops, the target, and the sources of the emitter, so that a stale cache cannot
-exist; a cache folder may be shared by processes (files appear whole, by renaming).
+The key of a kernel's object code is the text of its body, the target, and the sources of everything between a body and its code, so
+that a stale cache cannot exist; a body with ops from outside is keyed by its loops instead.  A cache folder may be shared by
+processes: files appear whole, by renaming.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from pathlib import Path
 import llvmlite.binding as llvm
 
 from ...ir import config
+from ...ir.dims import Dim, parse_dim
+from ...ir.errors import ModelError
 from ...ir.graph import Graph
-from ...ir.loops import LoopFunction, to_text
+from ...ir.loops import to_text
+from ...ir.ops.registry import op_def
 from ...ir.text import digest
 from ..lower.lower import lower
 from ..program import Kernel, Program
@@ -36,23 +40,18 @@ class Built:
     """A variant's code, with what reports want to show of it."""
 
     variant: Variant
-    functions: dict[str, LoopFunction]  # symbol -> loops
+    bodies: dict[str, Graph]  # symbol -> what the kernel computes
     calls: list[tuple[str, Kernel]]  # symbol and step, in program order
+    scratch: Dim  # bytes of scratch memory that the greediest kernel needs
     cached: int  # kernels that came from the cache
 
 
-@cache
-def _emitter_digest() -> str:
-    here = Path(__file__).parent
-    h = hashlib.sha256(".".join(map(str, llvm.llvm_version_info)).encode())
-    for path in (here.parent / "llvm.py", here / "kernel.py", here / "main.py", here / "build.py", here.parent / "target.py"):
-        h.update(path.read_bytes())
-    return h.hexdigest()
+@dataclass(frozen=True)
+class Code:
+    """The object code of one kernel and the scratch memory that it needs."""
 
-
-def key_of(text: str, target: Target) -> str:
-    """The name under which object code is cached."""
-    return hashlib.sha256(f"{_emitter_digest()}\n{target}\n{text}".encode()).hexdigest()[:24]
+    data: bytes
+    scratch: Dim
 
 
 def build(program: Program, target: Target, prefix: str, symbols: tuple[str, ...], progress: Progress | None = None) -> Built:
@@ -60,58 +59,66 @@ def build(program: Program, target: Target, prefix: str, symbols: tuple[str, ...
 
     symbols: the order in which `sizes` come; progress(done, total) is called after every kernel.
     """
-    functions: dict[str, LoopFunction] = {}
+    bodies: dict[str, Graph] = {}
     names: dict[int, str] = {}
     calls: list[tuple[str, Kernel]] = []
-    known: dict[str, tuple[str, tuple[str, ...]]] = {}
     for step in program.kernels():
-        text = _body_key(step.body)
-        if text not in known:
-            function = lower(step.body, target)
-            symbol = "octavo_k_" + key_of(to_text(function), target)
-            known[text] = (symbol, function.symbols)
-            functions.setdefault(symbol, function)
-        symbol, _ = known[text]
+        symbol = "octavo_k_" + key_of(step.body, target)
+        bodies.setdefault(symbol, step.body)
         names[id(step)] = symbol
         calls.append((symbol, step))
-    objects: dict[str, bytes] = {}
-    hits = 0
-    todo = []
-    for symbol in functions:
-        found = _cached(symbol)
-        if found is None:
-            todo.append(symbol)
-        else:
-            objects[symbol] = found
-            hits += 1
-    total = len(functions)
-    done = hits
+    found = {symbol: code for symbol in bodies if (code := _cached(symbol)) is not None}
+    todo = [symbol for symbol in bodies if symbol not in found]
+    cached = len(found)
     if todo:
         with ThreadPoolExecutor(max_workers=_workers()) as pool:
-            for symbol, code in zip(todo, pool.map(lambda s: _compile_kernel(functions[s], s, target), todo), strict=True):
-                objects[symbol] = code
+            for symbol, code in zip(todo, pool.map(lambda s: compile_kernel(bodies[s], s, target), todo), strict=True):
+                found[symbol] = code
                 _remember(symbol, code)
-                done += 1
                 if progress:
-                    progress(done, total)
-    scratch = most_scratch([scratch_bytes(f) for f in functions.values()])
+                    progress(len(found), len(bodies))
+    scratch = most_scratch([code.scratch for code in found.values()])
     main = emit_main(program, prefix, symbols, names, scratch, target.triple.split("-")[0])
-    code = compile_module(main, target)
-    variant = Variant(target.requires, target.triple, prefix, [*(objects[s] for s in sorted(objects)), code])
-    return Built(variant, functions, calls, hits)
+    objects = [*(found[s].data for s in sorted(found)), compile_module(main, target)]
+    return Built(Variant(target.requires, target.triple, prefix, objects), bodies, calls, scratch, cached)
 
 
-def _body_key(body: Graph) -> str:
-    """Equal bodies are lowered once."""
-    return digest(body)
+@cache
+def _sources() -> str:
+    """A digest of LLVM's version and of all our code from op definitions to object code."""
+    package = Path(__file__).parents[2]
+    h = hashlib.sha256(".".join(map(str, llvm.llvm_version_info)).encode())
+    for folder in ("ir", "backends"):
+        for path in sorted((package / folder).rglob("*.py")):
+            h.update(path.read_bytes())
+    return h.hexdigest()
+
+
+def key_of(body: Graph, target: Target) -> str:
+    """The name under which a kernel's object code is cached."""
+    meaning = digest(body)
+    if not all(_is_ours(node.op) for node in body.nodes):
+        meaning += to_text(lower(body, target))
+    return hashlib.sha256(f"{_sources()}\n{target}\n{meaning}".encode()).hexdigest()[:24]
+
+
+@cache
+def _is_ours(op: str) -> bool:
+    """Whether an op's definition is part of this package, whose sources are in the key."""
+    definition = op_def(op)
+    home = __name__.rsplit(".", 3)[0]
+    meanings = (definition.fn, definition.loops, definition.infer)
+    return all(f is None or (getattr(f, "__module__", "") or "").startswith(home + ".") for f in meanings)
 
 
 def _workers() -> int:
     return max(1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
 
 
-def _compile_kernel(function: LoopFunction, symbol: str, target: Target) -> bytes:
-    return compile_module(emit_kernel(function, symbol), target)
+def compile_kernel(body: Graph, symbol: str, target: Target) -> Code:
+    """The object code of one kernel, whose entry is called `symbol`."""
+    function = lower(body, target)
+    return Code(compile_module(emit_kernel(function, symbol), target), scratch_bytes(function))
 
 
 def compile_module(text: str, target: Target) -> bytes:
@@ -125,15 +132,17 @@ def _cache_file(symbol: str) -> Path | None:
     return folder / "objects" / f"{symbol}.o" if folder else None
 
 
-def _cached(symbol: str) -> bytes | None:
+def _cached(symbol: str) -> Code | None:
+    """Object code from the cache: the scratch size on the first line, then the object."""
     path = _cache_file(symbol)
     try:
-        return path.read_bytes() if path else None
-    except OSError:
+        line, newline, data = path.read_bytes().partition(b"\n") if path else (b"", b"", b"")
+        return Code(data, parse_dim(line.decode())) if newline else None
+    except (OSError, ModelError, UnicodeDecodeError):
         return None
 
 
-def _remember(symbol: str, code: bytes) -> None:
+def _remember(symbol: str, code: Code) -> None:
     """Keep object code for the next compile; a cache that cannot be written is no reason to fail."""
     path = _cache_file(symbol)
     if path is None:
@@ -142,7 +151,7 @@ def _remember(symbol: str, code: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent)
         with os.fdopen(handle, "wb") as f:
-            f.write(code)
+            f.write(str(code.scratch).encode() + b"\n" + code.data)
         os.replace(temporary, path)
     except OSError:
         return

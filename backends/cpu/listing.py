@@ -10,11 +10,12 @@ from collections.abc import Callable
 
 import llvmlite.binding as llvm
 
+from ..lower.lower import lower
 from ..program import Program
 from ..target import Target, optimized, target_machine
 from .build import Built
-from .kernel import emit_kernel, scratch_bytes
-from .main import emit_main, most_scratch
+from .kernel import emit_kernel
+from .main import emit_main
 
 FORMS: dict[str, Callable[[llvm.ModuleRef, llvm.TargetMachine], bytes]] = {
     "llvm": lambda module, machine: str(module).encode(),
@@ -26,9 +27,8 @@ FORMS: dict[str, Callable[[llvm.ModuleRef, llvm.TargetMachine], bytes]] = {
 def listing(program: Program, built: Built, target: Target, symbols: tuple[str, ...], form: str) -> bytes:
     """The whole program as text or object code; `symbols` as `build` took them."""
     names = {id(step): symbol for symbol, step in built.calls}
-    scratch = most_scratch([scratch_bytes(f) for f in built.functions.values()])
-    texts = [emit_kernel(function, symbol) for symbol, function in built.functions.items()]
-    texts.append(emit_main(program, built.variant.prefix, symbols, names, scratch, target.triple.split("-")[0]))
+    texts = [emit_kernel(lower(body, target), symbol) for symbol, body in built.bodies.items()]
+    texts.append(emit_main(program, built.variant.prefix, symbols, names, built.scratch, target.triple.split("-")[0]))
     context = llvm.create_context()
     whole: llvm.ModuleRef | None = None
     for text in texts:
