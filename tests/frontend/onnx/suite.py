@@ -29,12 +29,12 @@ class Reference:
         self.names = [i.name for i in model.graph.input if i.name not in held]
 
     def run(self, inputs: Any, **options: Any) -> tuple[np.ndarray, ...]:
-        feeds = {name: np.asarray(x) for name, x in zip(self.names, inputs, strict=True)}
+        feeds = dict(zip(self.names, inputs, strict=True))
         constants: dict[str, np.ndarray] = {}
         while wanted := shape_inputs(self.model, constants) - set(constants):
-            constants.update({name: feeds[name] for name in wanted})
+            constants.update({name: np.asarray(feeds[name]) for name in wanted})
         graph = import_model(self.model, constants=constants)
-        return tuple(evaluate(graph, {name: feeds[name] for name in graph.input_names}))
+        return tuple(evaluate(graph, {name: np.asarray(feeds[name]) for name in graph.input_names}))
 
 
 def run_suite(prepare: Callable[[onnx.ModelProto], Any]) -> dict[str, str]:
