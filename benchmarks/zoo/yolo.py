@@ -17,7 +17,7 @@ BINS = 16
 
 
 def conv_silu(w: Weights, x: Value, features: int, kernel: int, *, stride: int = 1) -> Value:
-    return ops.silu(conv(w, x, features, kernel, stride=stride, gain=1.7))
+    return ops.silu(conv(w, x, features, kernel, stride=stride))
 
 
 def csp(w: Weights, x: Value, features: int, count: int, *, shortcut: bool) -> Value:
@@ -41,10 +41,9 @@ def sppf(w: Weights, x: Value) -> Value:
 
 
 def upsample(x: Value) -> Value:
-    """Nearest-neighbour, twice the size: every pixel repeated along two new axes."""
+    """Nearest-neighbour, twice the size, with the attributes that exporters write."""
     batch, c, height, width = x.shape
-    tall = ops.broadcast_to(ops.reshape(x, shape=(batch, c, height, 1, width, 1)), shape=(batch, c, height, 2, width, 2))
-    return ops.reshape(tall, shape=(batch, c, 2 * height, 2 * width))
+    return ops.resize_nearest(x, shape=(batch, c, 2 * height, 2 * width), coordinates="asymmetric", rounding="floor")
 
 
 def head(w: Weights, x: Value, box_width: int, class_width: int, classes: int) -> Value:

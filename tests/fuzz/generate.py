@@ -362,7 +362,7 @@ def _conv(b: Builder) -> Plan | None:
     """One or two spatial axes, any stride, pads, dilation and groups, over a value or a new input."""
     spatial = b.pick((1, 2))
     dtype = b.pick((f32, f32, f64, f16))
-    x = b.of(lambda v: v.dtype is dtype and v.type.rank == spatial + 2 and isinstance(v.shape[1], int))
+    x = b.of(lambda v: v.dtype is dtype and v.type.rank == spatial + 2 and all(isinstance(d, int) for d in v.shape[1:]))
     if x is None:
         x = b.fresh(dtype, (b.pick((1, 2, symbol("m"))), b.pick((1, 2, 3, 4)), *(b.pick((5, 7, 8)) for _ in range(spatial))))
     c = x.shape[1]
