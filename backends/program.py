@@ -8,8 +8,10 @@ formula evaluated at each call where they are symbols.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -23,6 +25,7 @@ from .lower.kernel import body_symbols
 
 ALIGN = 64
 NOMINAL = 64  # what a symbol counts when the layout of the arena is chosen; any value is correct
+LARGEST = 1 << 40  # nominal bytes of a value: sums of these fit 64 bits
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,7 @@ class _Planner:
     constants: dict[Constant, Place] = field(default_factory=dict)
     constant_bytes: int = 0
     clock: int = 0
+    used: list[Place] = field(default_factory=list)  # in order of use
     loops: int = 0
     defined: list[str] = field(default_factory=list)
     limits: dict[str, Dim] = field(default_factory=dict)  # the greatest value of each symbol that the run defines
@@ -231,6 +235,7 @@ class _Planner:
 
     def _use(self, ref: Ref) -> Ref:
         ref.place.last = max(ref.place.last, self.clock)
+        self.used.append(ref.place)
         return ref
 
     def _new(self, t: TensorType) -> Ref:
@@ -275,7 +280,7 @@ class _Planner:
         count, length = node.attrs["states"], node.attrs["length"]
         reverse = tuple(node.attrs.get("reverse") or ())
         number = self.loops = self.loops + 1
-        start = self.clock
+        start, uses = self.clock, len(self.used)
         steps: list[Step] = []
         index = body.inputs[0]
         counter = self._new(index.type)
@@ -308,7 +313,7 @@ class _Planner:
             if self.refs.get(self._source(inner)) is not ref:
                 inside.append(Copy(self._use(self._ref(inner)), ref, _bytes(inner.type)))
         inside += self._commit(list(zip(body.outputs[:count], states, strict=True)))
-        self._keep(start)
+        self._keep(start, uses)
         self._use(counter)
         return [*steps, Loop(number, length, tuple(inside))]
 
@@ -331,11 +336,11 @@ class _Planner:
             steps.append(Copy(self._use(source), self._use(state), nbytes))
         return steps
 
-    def _keep(self, start: int) -> None:
-        """What existed before a loop and is used in it must survive all its iterations."""
+    def _keep(self, start: int, uses: int) -> None:
+        """What existed before a loop and is used in it (since there were `uses` uses) must survive all its iterations."""
         self.clock += 1
-        for place in self.arena:
-            if place.first <= start <= place.last:
+        for place in self.used[uses:]:
+            if place.first <= start:
                 place.last = max(place.last, self.clock)
 
     def _if(self, node: Node, targets: Mapping[Value, Ref]) -> list[Step]:
@@ -362,7 +367,7 @@ class _Planner:
         if len(body.outputs) != count + 1:
             raise UnsupportedOp(f"{node!r}: a loop whose number of results depends on the data is not compiled yet")
         number = self.loops = self.loops + 1
-        start = self.clock
+        start, uses = self.clock, len(self.used)
         steps: list[Step] = []
         index, flag_in, *inner = body.inputs
         counter, flag = self._new(index.type), self._new(flag_in.type)
@@ -379,7 +384,7 @@ class _Planner:
             self.refs[inside] = self._use(self._ref(v))
         body_steps: list[Step] = [SetIndex(number, counter), *self._steps(body, {})]
         body_steps += self._commit([(body.outputs[0], flag), *zip(body.outputs[1:], states, strict=True)])
-        self._keep(start)
+        self._keep(start, uses)
         for ref in (counter, flag, bound, *states):
             self._use(ref)
         return [*steps, Loop(number, 0, tuple(body_steps), flag, bound)]
@@ -414,34 +419,45 @@ def _layout(places: Sequence[Place]) -> tuple[dict[Place, tuple[Place, ...]], in
 
     Greedy by size (Pisarchyk and Lee, "Efficient memory management for deep neural net inference", 2020), on nominal sizes.
     """
-    nominal = {p: _nominal(p.nbytes) for p in places}
-    placed: list[tuple[int, int, Place]] = []  # (start, end, place), by start
-    offset: dict[Place, int] = {}
-    for p in sorted(places, key=lambda p: (-nominal[p], p.first)):
-        at = 0
-        for start, end, q in placed:
-            if q.first <= p.last and p.first <= q.last:
-                if start - at >= nominal[p]:
-                    break
-                at = max(at, end)
-        offset[p] = at
-        placed.append((at, at + nominal[p], p))
-        placed.sort(key=lambda t: t[0])
+    start = _nominal_offsets(places)
+    above = _directly_above(places, start)
     below: dict[Place, tuple[Place, ...]] = {}
-    reach: dict[Place, set[Place]] = {}
-    ordered = sorted(places, key=lambda p: (offset[p], p.first))
-    for k, p in enumerate(ordered):
-        under = [q for q in ordered[:k] if q.first <= p.last and p.first <= q.last]
-        implied: set[Place] = set()
-        direct: list[Place] = []
-        for q in reversed(under):
-            if q not in implied:
-                direct.append(q)
-                implied |= reach[q]
-        reach[p] = implied | set(direct)
-        below[p] = tuple(direct)
-        p.offset = _static_end(direct)
+    for p in sorted(places, key=lambda p: (start[p], p.first)):
+        below[p] = tuple(above[p])
+        p.offset = _static_end(below[p])
     return below, _static_end(places)
+
+
+def _nominal_offsets(places: Sequence[Place]) -> dict[Place, int]:
+    """Where each place lies if symbols have nominal values: in the lowest gap between those placed before that live beside it."""
+    sizes = {d: _nominal(d) for d in {p.nbytes for p in places}}
+    order = sorted(places, key=lambda p: (-sizes[p.nbytes], p.first))
+    first, last = (np.array([getattr(p, end) for p in order], np.int64) for end in ("first", "last"))
+    starts, ends = np.zeros((2, len(order)), np.int64)
+    for k, p in enumerate(order):
+        beside = np.flatnonzero((first[:k] <= p.last) & (last[:k] >= p.first))
+        beside = beside[np.argsort(starts[beside])]
+        floor = np.concatenate(([0], np.maximum.accumulate(ends[beside])))  # where a gap below each of them, or above all, begins
+        gap = np.flatnonzero(starts[beside] - floor[:-1] >= sizes[p.nbytes])
+        starts[k] = floor[gap[0] if gap.size else -1]
+        ends[k] = starts[k] + sizes[p.nbytes]
+    return dict(zip(order, starts.tolist(), strict=True))
+
+
+def _directly_above(places: Sequence[Place], start: Mapping[Place, int]) -> dict[Place, dict[Place, None]]:
+    """place -> its lower neighbours at any time.  All others below it that live beside it are below one of these."""
+    above: dict[Place, dict[Place, None]] = {p: {} for p in places}
+    events = sorted([(p.first, 1, k) for k, p in enumerate(places)] + [(p.last + 1, 0, k) for k, p in enumerate(places)])
+    live: list[tuple[int, int]] = []  # (start, place number) of those that live now
+    for _, begins, k in events:
+        at = bisect_left(live, (start[places[k]], k))
+        if begins:
+            live.insert(at, (start[places[k]], k))
+        else:
+            del live[at]
+        for low, high in pairwise(live[max(0, at - 1) : at + 2 if begins else at + 1]):
+            above[places[high[1]]][places[low[1]]] = None
+    return above
 
 
 def _static_end(places: Sequence[Place]) -> int | None:
@@ -456,7 +472,7 @@ def _static_end(places: Sequence[Place]) -> int | None:
 
 def _nominal(nbytes: Dim) -> int:
     value = evaluate_dim(nbytes, dict.fromkeys(symbols_of(nbytes), NOMINAL))
-    return -(-max(value, 1) // ALIGN) * ALIGN
+    return -(-min(max(value, 1), LARGEST) // ALIGN) * ALIGN
 
 
 def weights(program: Program) -> np.ndarray:
