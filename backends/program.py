@@ -194,7 +194,11 @@ class _Planner:
         steps = self._steps(graph, targets)
         for v, ref in late:
             source = self._ref(v)
-            if ref.place.region == "defined":
+            if ref.place.region == "defined":  # the caller copies it from the workspace when the run is over
+                if source.place.region != "arena":
+                    kept = self._new(v.type)
+                    steps.append(Copy(source, kept, _bytes(v.type)))
+                    source = kept
                 source.place.last = 1 << 60
                 outputs[ref.place.number] = source
             else:
