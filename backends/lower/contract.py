@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from ...ir.dims import Dim, DimExpr, ceildiv, dim_product, evaluate_dim, symbols_of
 from ...ir.graph import Graph, Node, Value
-from ...ir.loops import Alloc, Buf, Const, Expr, For, If, Let, Load, LoopFunction, Names, Prefetch, Stmt, Store, Var, binary, size_expr
+from ...ir.loops import Alloc, Buf, Const, Expr, For, If, Let, Load, LoopFunction, Names, Prefetch, Scalar, Stmt, Store, Var, binary, size_expr
 from ...ir.scalar import LOOPS, compute_dtype
 from ...ir.types import bool_
 from ..target import Target
@@ -26,7 +26,8 @@ from .kernel import Params, access, const, function, loops, parameters, spread
 
 BLOCK_BYTES = 1 << 19  # of packed panels that one sweep over the rows reads: with the next, they fit the second-level cache
 UNROLL_K = 4
-DEEP = 1024  # sums from here on are computed in chunks of k
+DEEP = 4096  # sums from here on are computed in chunks of k,
+DEEP_STAGED = 1024  # and from here on where rows are staged: a staged row then fits the first-level cache
 CHUNK = 512  # at most, and a divisor of the innermost k loop
 GROUP = 8  # tiles that share a chunk of panels
 FEW_ROWS_SUMS = 8  # vectors of sums that hide the latency of a multiply-add
@@ -76,27 +77,28 @@ class _Contract:
         self.panels = buffers[what.packed]
         self.direct = buffers.get(what.a)
         self.depth = dim_product(what.k)
-        self.deep = isinstance(self.depth, int) and self.depth >= DEEP and len(what.k) > 1
-        self.inner: tuple[Dim, ...] = what.k[-1:] if self.deep else what.k  # summed without leaving the registers
-        self.outer = what.k[: len(what.k) - len(self.inner)]
         self.flat, self.start = epilogue(body, node)
         operands = dict(zip(body.input_names, body.inputs, strict=True))
         self.bound = {v: buffers[operands[v.node.attrs["name"]]] for v in self.flat.inputs[:-1]}
         aliased = isinstance(what.row_stride, int) and what.row_stride * what.a.dtype.itemsize % ALIAS_BYTES == 0
         wide = not isinstance(what.n, int) or what.n >= 4 * self.tile.width
         self.staged = self.direct is None or (aliased and wide)
+        from_depth = DEEP_STAGED if self.staged else DEEP
+        self.deep = isinstance(self.depth, int) and self.depth >= from_depth and len(what.k) > 1
+        self.inner: tuple[Dim, ...] = what.k[-1:] if self.deep else what.k  # summed without leaving the registers
+        self.outer = what.k[: len(what.k) - len(self.inner)]
 
     def statements(self) -> list[Stmt]:
         what, tile, names = self.what, self.tile, self.names
         total = dim_product(what.m)
         full = what.n // tile.width  # whole panels
         block, blocks = self._blocks(full, total)
-        group = GROUP if self.deep else 1
-        groups = ceildiv(total, tile.rows * group)
+        most = GROUP if self.deep else 1
+        groups = ceildiv(total, tile.rows * most)
         task = names.var("t")
         *batch_index, block_index, group_index = unravel(task, (*what.batch, blocks, groups))
         batch = tuple(batch_index)
-        cost = size_expr(self.depth * (block if isinstance(block, int) else full + 1) * tile.width * tile.rows * group) // 8
+        cost = size_expr(self.depth * (block if isinstance(block, int) else full + 1) * tile.width * tile.rows * most) // 8
         tasks = size_expr(dim_product((*what.batch, blocks, groups)))
 
         def tiles(at: Expr, number: Expr, chunk: tuple[Expr, ...], sums: Buf | None) -> list[Stmt]:
@@ -109,13 +111,15 @@ class _Contract:
 
         if not self.deep:
             return [For(task, tasks, tuple(tiles(group_index, group_index, (), None)), "parallel", cost=cost)]
-        sums = Buf(names.var("sums").name, self.dtype, "local", (block + 1) * (tile.rows * tile.width * group))
-        number = names.var("g")
-        count = binary("min", const(group), ceil_expr(size_expr(total), tile.rows) - group_index * group)
+        sums = Buf(names.var("sums").name, self.dtype, "local", (block + 1) * (tile.rows * tile.width * most))
+        number, group = names.var("g"), names.var("group")
+        tile_count = ceil_expr(size_expr(total), tile.rows)
+        even = ceil_expr(tile_count, size_expr(groups))  # tiles in a group: no group is left with a few
+        count = binary("min", group, tile_count - group_index * group)
         body = loops(
             names, self.outer, lambda chunk: [For(number, count, tuple(tiles(group_index * group + number, number, chunk, sums)))]
         )
-        return [For(task, tasks, (Alloc(sums), *body), "parallel", cost=cost)]
+        return [For(task, tasks, (Alloc(sums), Let(group, even), *body), "parallel", cost=cost)]
 
     def _blocks(self, full: Dim, total: Dim) -> tuple[Dim, int]:
         """Panels in a block, and how many blocks there are: what one sweep over the rows reads should stay in the cache."""
@@ -351,7 +355,7 @@ def _chunked(what: Contraction) -> Contraction:
     """The contraction with a deep innermost k loop split, so that chunks of k can be summed one after another."""
     inner = what.k[-1]
     total = dim_product(what.k)
-    if not isinstance(inner, int) or inner <= CHUNK or not isinstance(total, int) or total < DEEP:
+    if not isinstance(inner, int) or inner <= CHUNK or not isinstance(total, int) or total < DEEP_STAGED:
         return what
     size = next((c for c in range(CHUNK, CHUNK // 4, -1) if inner % c == 0), inner)
     if size == inner:
@@ -366,7 +370,7 @@ def _chunked(what: Contraction) -> Contraction:
     return replace(what, k=(*what.k[:-1], inner // size, size), a_strides=strides, a_index=a_index)
 
 
-def ceil_expr(e: Expr, by: int) -> Expr:
+def ceil_expr(e: Expr, by: Scalar) -> Expr:
     """e / by rounded up."""
     return (e + (by - 1)) // by
 
