@@ -85,25 +85,28 @@ def _initialize() -> None:
     llvm.initialize_all_asmprinters()
 
 
-def target_machine(target: Target) -> llvm.TargetMachine:
+def target_machine(target: Target, effort: int = 3) -> llvm.TargetMachine:
     """A new LLVM target machine (never shared: an execution engine owns the one it is given)."""
     _initialize()
     machine = llvm.Target.from_triple(target.triple).create_target_machine(
-        cpu=target.cpu, features=target.features, opt=3, reloc="pic" if target.kind == "cpu" else "default", codemodel="default"
+        cpu=target.cpu, features=target.features, opt=effort, reloc="pic" if target.kind == "cpu" else "default", codemodel="default"
     )
     machine.set_asm_verbosity(False)
     return machine
 
 
-def optimized(text: str, target: Target) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
-    """The module of an LLVM text after LLVM's own passes.  Vectors and unrolling are ours: those passes of LLVM are off."""
-    machine = target_machine(target)
+def optimized(text: str, target: Target, effort: int = 3) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
+    """The module of an LLVM text after LLVM's own passes.  Vectors and unrolling are ours: those passes of LLVM are off.
+
+    effort: LLVM's level, 3 for code that computes; at 0 the time to compile is linear in the length of a function.
+    """
+    machine = target_machine(target, effort)
     try:
         module = llvm.parse_assembly(text, context=llvm.create_context())
         module.verify()
     except RuntimeError as e:
         raise CodegenError(f"LLVM refuses the code of a kernel: {e}") from e
-    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    options = llvm.create_pipeline_tuning_options(speed_level=max(1, effort))
     options.loop_vectorization = False
     options.slp_vectorization = False
     options.loop_unrolling = False

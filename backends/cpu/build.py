@@ -79,7 +79,7 @@ def build(program: Program, target: Target, prefix: str, symbols: tuple[str, ...
                     progress(len(found), len(bodies))
     scratch = most_scratch([code.scratch for code in found.values()])
     main = emit_main(program, prefix, symbols, names, scratch, target.triple.split("-")[0])
-    objects = [*(found[s].data for s in sorted(found)), compile_module(main, target)]
+    objects = [*(found[s].data for s in sorted(found)), compile_module(main, target, effort=0)]
     return Built(Variant(target.requires, target.triple, prefix, objects), bodies, calls, scratch, cached)
 
 
@@ -121,9 +121,9 @@ def compile_kernel(body: Graph, symbol: str, target: Target) -> Code:
     return Code(compile_module(emit_kernel(function, symbol), target), scratch_bytes(function))
 
 
-def compile_module(text: str, target: Target) -> bytes:
-    """LLVM text -> object code."""
-    module, machine = optimized(f'target triple = "{target.triple}"\n{text}', target)
+def compile_module(text: str, target: Target, effort: int = 3) -> bytes:
+    """LLVM text -> object code.  effort: see `optimized`."""
+    module, machine = optimized(f'target triple = "{target.triple}"\n{text}', target, effort)
     return machine.emit_object(module)
 
 
