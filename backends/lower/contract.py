@@ -16,7 +16,25 @@ from dataclasses import dataclass, replace
 
 from ...ir.dims import Dim, DimExpr, ceildiv, dim_product, evaluate_dim, symbols_of
 from ...ir.graph import Graph, Node, Value
-from ...ir.loops import Alloc, Buf, Const, Expr, For, If, Let, Load, LoopFunction, Names, Prefetch, Scalar, Stmt, Store, Var, binary, size_expr
+from ...ir.loops import (
+    Alloc,
+    Buf,
+    Const,
+    Expr,
+    For,
+    If,
+    Let,
+    Load,
+    LoopFunction,
+    Names,
+    Prefetch,
+    Scalar,
+    Stmt,
+    Store,
+    Var,
+    binary,
+    size_expr,
+)
 from ...ir.scalar import LOOPS, compute_dtype
 from ...ir.types import bool_
 from ..target import Target
@@ -25,10 +43,10 @@ from .contraction import Contraction, Tile, contraction, contraction_of, epilogu
 from .kernel import Params, access, const, function, loops, parameters, spread
 
 BLOCK_BYTES = 1 << 19  # of packed panels that one sweep over the rows reads: with the next, they fit the second-level cache
-UNROLL_K = 4
+UNROLL_K = 8  # steps of k that a whole tile takes in a row, a tile of fewer rows half of them
 DEEP = 4096  # sums from here on are computed in chunks of k,
 DEEP_STAGED = 1024  # and from here on where rows are staged: a staged row then fits the first-level cache
-CHUNK = 512  # at most, and a divisor of the innermost k loop
+CHUNK = 256  # at most, and a divisor of the innermost k loop
 GROUP = 8  # tiles that share a chunk of panels
 FEW_ROWS_SUMS = 8  # vectors of sums that hide the latency of a multiply-add
 LINE_BYTES = 64
@@ -286,16 +304,19 @@ class _Micro:
                     result.append(For(v, const(tile.lanes), (Store(acc, at, total),), "vector"))
             return result
 
-        ahead = self._ahead(start)
+        unroll = UNROLL_K if self.rows == tile.rows else UNROLL_K // 2
+        ahead = self._ahead(start, unroll)
 
         def inner(outer: tuple[Expr, ...]) -> list[Stmt]:
-            return _unrolled(names, plan.inner[-1], lambda k: step((*outer, k)), lambda k: ahead(linear((*outer, k), k_strides)))
+            return _unrolled(
+                names, plan.inner[-1], unroll, lambda k: step((*outer, k)), lambda k: ahead(linear((*outer, k), k_strides))
+            )
 
         return loops(names, plan.inner[:-1], inner)
 
-    def _ahead(self, start: Expr) -> Callable[[Expr], list[Stmt]]:
+    def _ahead(self, start: Expr, unroll: int) -> Callable[[Expr], list[Stmt]]:
         """Hints for what the next sweep over the rows reads of the panels: every tile asks for its share, so that the sweep finds
-        them in the second-level cache.  The result gives the hints of UNROLL_K steps from k.
+        them in the second-level cache.  The result gives the hints of `unroll` steps from k.
         """
         plan, place = self.plan, self.place
         tile, item = plan.tile, plan.what.packed.dtype.itemsize
@@ -305,8 +326,8 @@ class _Micro:
             return lambda k: []
         total = dim_product(plan.what.m)
         rows = evaluate_dim(total, dict.fromkeys(symbols_of(total), 1))  # with the least sizes: a batch of one
-        tiles = -(-rows // tile.rows)
-        needed = UNROLL_K * tile.width * item // LINE_BYTES  # lines that UNROLL_K steps read
+        tiles = max(1, -(-rows // tile.rows))
+        needed = unroll * tile.width * item // LINE_BYTES  # lines that `unroll` steps read
         lines = -(-needed // min(tiles, GROUP if plan.deep else tiles))
         if lines > MOST_LINES:
             return lambda k: []
@@ -317,7 +338,7 @@ class _Micro:
         begin = start + distance
 
         def hints(k: Expr) -> list[Stmt]:
-            line = (share * (depth // UNROLL_K) + k // UNROLL_K) * lines
+            line = (share * (depth // unroll) + k // unroll) * lines
             return [Prefetch(plan.panels, begin + (line + q) * (LINE_BYTES // item)) for q in range(lines)]
 
         return hints
@@ -375,16 +396,18 @@ def ceil_expr(e: Expr, by: Scalar) -> Expr:
     return (e + (by - 1)) // by
 
 
-def _unrolled(names: Names, size: Dim, step: Callable[[Expr], list[Stmt]], before: Callable[[Expr], list[Stmt]]) -> list[Stmt]:
+def _unrolled(
+    names: Names, size: Dim, unroll: int, step: Callable[[Expr], list[Stmt]], before: Callable[[Expr], list[Stmt]]
+) -> list[Stmt]:
     """A serial loop over 0..size, some steps at a time; `before` stands once before each group of steps."""
-    if isinstance(size, int) and size <= 2 * UNROLL_K:
+    if isinstance(size, int) and size <= 2 * unroll:
         return [s for k in range(size) for s in step(const(k))]
     q, u = names.var("k"), names.var("u")
     extent = size_expr(size)
-    steps = For(u, const(UNROLL_K), tuple(step(q * UNROLL_K + u)), "unroll")
-    whole = For(q, extent // UNROLL_K, (*before(q * UNROLL_K), steps))
+    steps = For(u, const(unroll), tuple(step(q * unroll + u)), "unroll")
+    whole = For(q, extent // unroll, (*before(q * unroll), steps))
     if isinstance(size, int):
-        done = size // UNROLL_K * UNROLL_K
+        done = size // unroll * unroll
         return [whole, *(s for k in range(done, size) for s in step(const(k)))]
     r = names.var("k")
-    return [whole, For(r, extent % UNROLL_K, tuple(step(extent - extent % UNROLL_K + r)))]
+    return [whole, For(r, extent % unroll, tuple(step(extent - extent % unroll + r)))]
