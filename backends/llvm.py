@@ -38,7 +38,7 @@ from ..ir.loops import (
     children,
     coefficient,
 )
-from ..ir.types import DType, bf16, bool_, f32, i64, u32
+from ..ir.types import DType, bf16, bool_, f32, f64, i64, u32
 
 REGISTER_TYPES = {
     "f64": "double", "f32": "float", "f16": "half", "bf16": "i16", "i64": "i64", "i32": "i32", "i16": "i16", "i8": "i8",
@@ -255,11 +255,12 @@ class Emitter:
         if mask is not None and mask.text == "true":
             mask = None
         moves = self.stride(e.index) if vector else 0
-        if vector is None or (moves == 0 and (mask is None or not mask.lanes)):
-            return self._scalar_load(e, mask, base)
+        given = self.value(e.other, base) if e.other is not None and mask is not None else None
+        if vector is None or (moves == 0 and all(v is None or not v.lanes for v in (mask, given))):
+            return self._scalar_load(e, mask, given)
         lanes = vector.lanes
         live = self._live(vector, mask, e.buf)
-        other = self.splat(self.value(e.other, base), lanes) if e.other is not None else None
+        other = self.splat(given, lanes) if given is not None else None
         if moves == 1:
             pointer = self.address(e.buf, self.value(e.index, base=True))
             loaded = self._vector_load(e.buf.dtype, pointer, lanes, live, other)
@@ -268,24 +269,22 @@ class Emitter:
         return loaded
 
     def _live(self, vector: _Vector, mask: Val | None, buf: Buf) -> str | None:
-        """The lanes that may touch memory; registers need no care."""
-        if buf.space == "reg":
-            return None
-        live = vector.mask
+        """The lanes that may touch memory; dead lanes of registers do no harm."""
+        live = vector.mask if buf.space != "reg" else None
         if mask is not None:
             wide = self.splat(mask, vector.lanes).text
             t = f"<{vector.lanes} x i1>"
             live = wide if live is None else self.define(f"and {t} {live}, {wide}", bool_, vector.lanes).text
         return live
 
-    def _scalar_load(self, e: Load, mask: Val | None, base: bool) -> Val:
+    def _scalar_load(self, e: Load, mask: Val | None, other: Val | None) -> Val:
+        """One element for all lanes: an index that moves by 0 is the same with the lane variable at 0."""
         t = self.memory_type(e.dtype)
+        index = self.value(e.index, base=True)
         if mask is None:
-            pointer = self.address(e.buf, self.value(e.index, base))
+            pointer = self.address(e.buf, index)
             return self._from_memory(self.define(f"load {t}, ptr {pointer}, align {self.align(e.dtype)}", e.dtype))
-        # Branch-free: read the element at 0 instead where the mask is off is not safe for empty buffers, so branch.
-        assert e.other is not None
-        index, other = self.value(e.index, base), self.value(e.other, base)
+        assert other is not None
         then, done = self.new_label("read"), self.new_label("skip")
         before = self.block
         self.put(f"br i1 {mask.text}, label %{then}, label %{done}")
@@ -367,13 +366,11 @@ class Emitter:
         if mask is not None and mask.text == "false":
             return
         done = None
+        index = self.value(s.index, base=True)
         if mask is not None and mask.text != "true":
             then, done = self.new_label("write"), self.new_label("skip")
-            index = self.value(s.index)
             self.put(f"br i1 {mask.text}, label %{then}, label %{done}")
             self.label(then)
-        else:
-            index = self.value(s.index)
         value = self._to_memory(value)
         pointer = self.address(s.buf, index)
         self.put(f"store {self.memory_type(s.buf.dtype)} {value.text}, ptr {pointer}, align {self.align(s.buf.dtype)}")
@@ -456,16 +453,14 @@ class Emitter:
         return self.define(f"select {ct} {condition.text}, {t} {a.text}, {t} {b.text}", a.dtype, lanes)
 
     def _integer_division(self, name: str, a: Val, b: Val) -> Val:
-        """Truncating division that never traps: x / 0 divides by 1, MIN / -1 wraps."""
+        """Truncating division that never traps: x / 0 divides by 1, MIN / -1 wraps.  For literals LLVM folds the checks."""
         t = self.type(a.dtype, a.lanes)
         zero = "zeroinitializer" if a.lanes else "0"
         one = self.splat(Val("1", a.dtype), a.lanes)
         signed = a.dtype.kind == "i"
         opcode = ("s" if signed else "u") + name
-        safe = b
-        if b.text.startswith("%"):
-            safe = self._select(self.define(f"icmp eq {t} {b.text}, {zero}", bool_, a.lanes), one, b)
-        if not signed or not b.text.startswith("%"):
+        safe = self._select(self.define(f"icmp eq {t} {b.text}, {zero}", bool_, a.lanes), one, b)
+        if not signed:
             return self.define(f"{opcode} {t} {a.text}, {safe.text}", a.dtype, a.lanes)
         minus_one = self.splat(Val("-1", a.dtype), a.lanes)
         is_minus = self.define(f"icmp eq {t} {safe.text}, {minus_one.text}", bool_, a.lanes)
@@ -494,13 +489,11 @@ class Emitter:
         return self._select(negative, less, q)
 
     def _shift(self, name: str, a: Val, b: Val) -> Val:
-        """Shifts by the width of the type or more give 0 (or the sign)."""
+        """Shifts by the width of the type or more give 0 (or the sign).  For literals LLVM folds the check."""
         t = self.type(a.dtype, a.lanes)
         bits = a.dtype.bits
         last = self.splat(Val(str(bits - 1), a.dtype), a.lanes)
         opcode = "shl" if name == "shl" else "ashr" if a.dtype.kind == "i" else "lshr"
-        if not b.text.startswith("%"):
-            return self.define(f"{opcode} {t} {a.text}, {b.text}", a.dtype, a.lanes)
         fits = self.define(f"icmp ule {t} {b.text}, {last.text}", bool_, a.lanes)
         amount = self._select(fits, b, last)
         shifted = self.define(f"{opcode} {t} {a.text}, {amount.text}", a.dtype, a.lanes)
@@ -530,7 +523,7 @@ class Emitter:
             return self._to_bf16(v if of is f32 else self.cast(v, f32))
         if of.is_float and to.is_float:
             if of.name == "f64" and to.name == "f16":
-                v, t = self.cast(v, f32), self.type(f32, lanes)
+                v, t = self._to_odd(v), self.type(f32, lanes)
             return self.define(f"{'fpext' if to.bits > of.bits else 'fptrunc'} {t} {v.text} to {tt}", to, lanes)
         if of.is_float:
             kind = "s" if to.kind == "i" else "u"
@@ -552,6 +545,24 @@ class Emitter:
 
     def _int(self, bits: int, lanes: int) -> str:
         return f"<{lanes} x i{bits}>" if lanes else f"i{bits}"
+
+    def _to_odd(self, v: Val) -> Val:
+        """f64 -> f32, where what is not exact becomes the neighbour with an odd last bit: rounding that once more rounds once."""
+        nearest = self.cast(v, f32)
+        back = self.cast(nearest, f64)
+        lanes, wide, t = v.lanes, self.type(f64, v.lanes), self._int(32, v.lanes)
+        one = self.splat(Val("1", u32), lanes)
+        bits = self.define(f"bitcast {self.type(f32, lanes)} {nearest.text} to {t}", u32, lanes)
+        up = self.define(f"or {t} {bits.text}, {one.text}", u32, lanes)  # of an even one: away from zero
+        down = self.define(f"sub {t} {bits.text}, {one.text}", u32, lanes)
+        size, was = (self.intrinsic("fabs", [x], f64) for x in (back, v))
+        above = self.define(f"fcmp ogt {wide} {size.text}, {was.text}", bool_, lanes)
+        inexact = self.define(f"fcmp one {wide} {back.text}, {v.text}", bool_, lanes)
+        last = self.define(f"and {t} {bits.text}, {one.text}", u32, lanes)
+        even = self.define(f"icmp eq {t} {last.text}, {'zeroinitializer' if lanes else '0'}", bool_, lanes)
+        move = self.define(f"and {self.type(bool_, lanes)} {inexact.text}, {even.text}", bool_, lanes)
+        odd = self._select(move, self._select(above, down, up), bits)
+        return self.define(f"bitcast {t} {odd.text} to {self.type(f32, lanes)}", f32, lanes)
 
     def _to_bf16(self, v: Val) -> Val:
         """Round to nearest even on the upper half of the bits; NaN stays NaN."""
