@@ -21,6 +21,7 @@ from ..ir.errors import CodegenError, UnsupportedOp
 from ..ir.graph import Constant, Graph, Node, Value, input_value
 from ..ir.ops.registry import apply
 from ..ir.types import TensorType
+from .llvm import REGISTER_TYPES
 from .lower.kernel import body_symbols
 
 ALIGN = 64
@@ -117,7 +118,8 @@ class Program:
     """Steps, constants and the arena.
 
     constants: (byte offset, array).  arena: its size in bytes, None where it depends on symbols.  below: the places in the order in
-    which their offsets are known, each with those that it lies directly above.
+    which their offsets are known, each with those that it lies directly above.  limits: the greatest value of each symbol that
+    the run defines, over symbols that the caller gives; memory is reserved for that.
     """
 
     graph: Graph
@@ -128,7 +130,12 @@ class Program:
     arena: int | None
     below: dict[Place, tuple[Place, ...]]
     outputs: list[Ref]
-    defined: tuple[str, ...]
+    limits: Mapping[str, Dim]
+
+    @property
+    def defined(self) -> tuple[str, ...]:
+        """The symbols that the run defines, in the order in which it does."""
+        return tuple(self.limits)
 
     def kernels(self) -> list[Kernel]:
         """Every kernel call, in program order."""
@@ -166,8 +173,7 @@ class _Planner:
     clock: int = 0
     used: list[Place] = field(default_factory=list)  # in order of use
     loops: int = 0
-    defined: list[str] = field(default_factory=list)
-    limits: dict[str, Dim] = field(default_factory=dict)  # the greatest value of each symbol that the run defines
+    limits: dict[str, Dim] = field(default_factory=dict)
 
     def plan(self) -> Program:
         graph = self.graph
@@ -208,7 +214,7 @@ class _Planner:
             place.last = min(place.last, self.clock)
         below, size = _layout(self.arena)
         packed = [(p.offset or 0, c) for c, p in self.constants.items()]
-        return Program(graph, tuple(steps), self.arena, packed, self.constant_bytes, size, below, outputs, tuple(self.defined))
+        return Program(graph, tuple(steps), self.arena, packed, self.constant_bytes, size, below, outputs, self.limits)
 
     def _run_time_symbols(self) -> frozenset[str]:
         return frozenset(n.attrs["symbol"] for n in self.graph.nodes if n.op == "bind_size")
@@ -274,6 +280,10 @@ class _Planner:
 
     def _kernel(self, node: Node, targets: Mapping[Value, Ref]) -> Kernel:
         body: Graph = node.attrs["body"]
+        for inner in body.nodes:
+            for t in inner.types:
+                if t.dtype.name not in REGISTER_TYPES:
+                    raise UnsupportedOp(f"{inner!r}: native code does not compute with values of dtype {t.dtype} yet")
         inputs = tuple(self._use(self._ref(v)) for v in node.inputs)
         outputs = tuple(self._use(self._target(v, targets)) for v in node.outputs)
         return Kernel(body, inputs, outputs, body_symbols(body), node.loc)
@@ -400,7 +410,6 @@ class _Planner:
         steps: list[Step] = []
         if name not in self.limits:  # several results may share one count
             self.limits[name] = substitute(x.shape[axis], self.limits)
-            self.defined.append(name)
             steps.append(Define(name, self._use(self._ref(count)), self.limits[name]))
         result = node.outputs[0]
         source = self._use(self._ref(x))
