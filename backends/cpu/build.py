@@ -12,6 +12,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,8 +20,7 @@ from pathlib import Path
 import llvmlite.binding as llvm
 
 from ...ir import config
-from ...ir.dims import Dim, parse_dim
-from ...ir.errors import ModelError
+from ...ir.dims import Dim, parse_dim, substitute
 from ...ir.graph import Graph
 from ...ir.loops import to_text
 from ...ir.ops.registry import op_def
@@ -77,7 +77,7 @@ def build(program: Program, target: Target, prefix: str, symbols: tuple[str, ...
                 _remember(symbol, code)
                 if progress:
                     progress(len(found), len(bodies))
-    scratch = most_scratch([code.scratch for code in found.values()])
+    scratch = most_scratch([substitute(code.scratch, program.limits) for code in found.values()])
     main = emit_main(program, prefix, symbols, names, scratch, target.triple.split("-")[0])
     objects = [*(found[s].data for s in sorted(found)), compile_module(main, target, effort=0)]
     return Built(Variant(target.requires, target.triple, prefix, objects), bodies, calls, scratch, cached)
@@ -107,7 +107,7 @@ def _is_ours(op: str) -> bool:
     """Whether an op's definition is part of this package, whose sources are in the key."""
     definition = op_def(op)
     home = __name__.rsplit(".", 3)[0]
-    meanings = (definition.fn, definition.loops, definition.infer)
+    meanings = (definition.fn, definition.loops, definition.infer, definition.reduction and definition.reduction.step)
     return all(f is None or (getattr(f, "__module__", "") or "").startswith(home + ".") for f in meanings)
 
 
@@ -133,13 +133,20 @@ def _cache_file(symbol: str) -> Path | None:
 
 
 def _cached(symbol: str) -> Code | None:
-    """Object code from the cache: the scratch size on the first line, then the object."""
+    """Object code from the cache: a digest of the rest, the scratch size and the object, on a line each.  A damaged file is none."""
     path = _cache_file(symbol)
     try:
-        line, newline, data = path.read_bytes().partition(b"\n") if path else (b"", b"", b"")
-        return Code(data, parse_dim(line.decode())) if newline else None
-    except (OSError, ModelError, UnicodeDecodeError):
+        seal, _, rest = path.read_bytes().partition(b"\n") if path else (b"", b"", b"")
+    except OSError:
         return None
+    if seal != _seal(rest):
+        return None
+    scratch, _, data = rest.partition(b"\n")
+    return Code(data, parse_dim(scratch.decode()))
+
+
+def _seal(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
 
 
 def _remember(symbol: str, code: Code) -> None:
@@ -147,11 +154,13 @@ def _remember(symbol: str, code: Code) -> None:
     path = _cache_file(symbol)
     if path is None:
         return
-    try:
+    content = str(code.scratch).encode() + b"\n" + code.data
+    with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "wb") as f:
-            f.write(str(code.scratch).encode() + b"\n" + code.data)
-        os.replace(temporary, path)
-    except OSError:
-        return
+        try:
+            with os.fdopen(handle, "wb") as f:
+                f.write(_seal(content) + b"\n" + content)
+            os.replace(temporary, path)
+        except OSError:
+            os.unlink(temporary)
