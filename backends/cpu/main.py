@@ -212,11 +212,11 @@ _FLUSH = {
         {"declare void @llvm.x86.sse.stmxcsr(ptr)", "declare void @llvm.x86.sse.ldmxcsr(ptr)"},
     ),
     "aarch64": (
-        """  %was = call i64 asm sideeffect "mrs $0, fpcr", "=r"()
+        """  %was = call i64 @llvm.aarch64.get.fpcr()
   %now = or i64 %was, 16777216
-  call void asm sideeffect "msr fpcr, $0", "r"(i64 %now)""",
-        '  call void asm sideeffect "msr fpcr, $0", "r"(i64 %was)',
-        set(),
+  call void @llvm.aarch64.set.fpcr(i64 %now)""",
+        "  call void @llvm.aarch64.set.fpcr(i64 %was)",
+        {"declare i64 @llvm.aarch64.get.fpcr()", "declare void @llvm.aarch64.set.fpcr(i64)"},
     ),
 }
 
