@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...ir.dims import dim_product
+from ...ir.dims import ceildiv, dim_product
 from ...ir.graph import Graph, Node, Value
 from ...ir.loops import Alloc, Buf, Const, Expr, For, Let, Load, LoopFunction, Names, Stmt, Store, binary, size_expr
 from ...ir.scalar import LOOPS, compute_dtype
 from .access import Access, Index, in_memory, linear, strides_of, unravel
-from .contract import contraction_of, epilogue
+from .contraction import contraction_of, epilogue
 from .grid import cells
 from .kernel import const, function, parameters, spread
 
@@ -61,8 +61,8 @@ class _Depthwise:
             low, step, dilation = pads[-1][0], steps[-1], dilations[-1]
             span = dilation * (self.kernel[-1] - 1)
             # results first..last read no padding along the line
-            first = binary("min", const(-(-low // step)), size_expr(width))
-            inside = (size_expr(self.source[-2]) + (low - span - 1)) // step + 1  # results whose last tap is in the line
+            first = binary("min", size_expr(ceildiv(low, step)), size_expr(width))
+            inside = (size_expr(self.source[-2] + low) - (span + 1)) // step + 1  # results whose last tap is in the line
             last = binary("max", binary("min", inside, size_expr(width)), first)
 
             def run(at: Expr, pixels: int, checked: bool) -> list[Stmt]:
@@ -93,7 +93,7 @@ class _Depthwise:
     def _bounds(self, statements: list[Stmt], position: Sequence[Expr], axis: int) -> tuple[Expr, Expr, Expr]:
         """The taps of an axis that read inside the image for results at this position."""
         pads, steps = self.node.attrs["pads"], self.node.attrs["strides"]
-        return self._taps(statements, position[1 + axis] * steps[axis] - pads[axis][0], axis)
+        return self._taps(statements, position[1 + axis] * steps[axis] - size_expr(pads[axis][0]), axis)
 
     def _taps(self, statements: list[Stmt], origin: Expr, axis: int) -> tuple[Expr, Expr, Expr]:
         """(first tap, number of taps, origin) that read inside the image along an axis, for a result that starts at `origin`."""
@@ -123,7 +123,7 @@ class _Depthwise:
         acc = Buf(names.var("acc").name, self.dtype, "reg", pixels * lanes)
         statements: list[Stmt] = [Alloc(acc)]
         statements += [Store(acc, const(q * lanes) + lane, Const(0, self.dtype)) for q in range(pixels)]
-        line = at * steps[-1] - pads[-1][0]
+        line = at * steps[-1] - size_expr(pads[-1][0])
         all_bounds = list(bounds)
         if checked:
             all_bounds.append(self._taps(statements, line, len(self.kernel) - 1))
