@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,6 @@ class Compilation:
     program: Program
     built: list[Built]
     native: NativeProgram
-    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 def compile(
@@ -108,6 +107,8 @@ def compile_native(
 ) -> Compilation:
     """All stages up to object code; several targets give several variants of the same program, best first."""
     names = (target,) if isinstance(target, str) else target
+    if not isinstance(names, tuple | list) or not names:
+        raise TargetError(f"target={target!r} names no target; give a name such as 'native', or a tuple of names")
     targets = sorted((find_target(n) for n in names), key=lambda t: len(t.requires), reverse=True)
     for t in targets:
         if t.kind != "cpu":
