@@ -114,7 +114,7 @@ def _fusable(node: Node) -> bool:
     return op_def(node.op).kind in ("pointwise", "index")
 
 
-def _extend(group: _Group, users: Mapping[Node, tuple[Node, ...]], stored: set[Node], groups: Mapping[Node, _Group]) -> None:
+def _extend(group: _Group, users: Mapping[Node, tuple[Node, ...]], stored: set[Node], groups: dict[Node, _Group]) -> None:
     """Take in the chain of pointwise readers of the result, as long as each is the only one and has the same shape."""
     shape = group.root.types[0].shape
     while group.root not in stored and len(group.members) < LIMIT:
@@ -126,7 +126,7 @@ def _extend(group: _Group, users: Mapping[Node, tuple[Node, ...]], stored: set[N
             return
         group.members.append(reader)
         group.root = reader
-        groups[reader] = group  # type: ignore[index]
+        groups[reader] = group
 
 
 def _readers_group(node: Node, readers: tuple[Node, ...], groups: Mapping[Node, _Group]) -> _Group | None:
@@ -190,12 +190,11 @@ def _unpacks(node: Node, readers: tuple[Node, ...]) -> bool:
 
 def _kernel(group: _Group, new: Mapping[Node, tuple[Value, ...]]) -> tuple[Value, ...]:
     """The kernel node of a group whose operands are already in `new`."""
-    members = set(group.members)
     inside: dict[Value, Value] = {}
     operands: list[Value] = []
     inputs: list[Value] = []
 
-    def read(v: Value, packed: bool) -> Value:
+    def read(v: Value) -> Value:
         if v not in inside:
             outer = new[v.node][v.index]
             if _inlined(outer) and group.kind != "opaque":  # whose loops read memory
@@ -206,8 +205,8 @@ def _kernel(group: _Group, new: Mapping[Node, tuple[Value, ...]]) -> tuple[Value
                 operands.append(outer)
         return inside[v]
 
-    for node in _in_order(group, members):
-        copy = Node(node.op, tuple(read(v, node.op in UNPACK) for v in node.inputs), node.attrs, node.types, node.loc)
+    for node in _in_order(group):
+        copy = Node(node.op, tuple(map(read, node.inputs)), node.attrs, node.types, node.loc)
         for v, c in zip(node.outputs, copy.outputs, strict=True):
             inside[v] = c
     outputs = tuple(inside[v] for v in group.root.outputs)
@@ -215,8 +214,9 @@ def _kernel(group: _Group, new: Mapping[Node, tuple[Value, ...]]) -> tuple[Value
     return Node("kernel", tuple(operands), {"body": body}, group.root.types, group.root.loc).outputs
 
 
-def _in_order(group: _Group, members: set[Node]) -> list[Node]:
+def _in_order(group: _Group) -> list[Node]:
     """The group's nodes, operands first."""
+    members = set(group.members)
     order: list[Node] = []
     done: set[Node] = set()
     stack = [group.root]

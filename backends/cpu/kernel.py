@@ -61,11 +61,10 @@ class KernelEmitter(Emitter):
         self.buffers[id(buf)] = name
 
 
-def emit_kernel(function: LoopFunction, symbol: str, features: str = "") -> str:
+def emit_kernel(function: LoopFunction, symbol: str) -> str:
     """The LLVM module text of a kernel whose entry is called `symbol`."""
     declarations: set[str] = set()
     parts: list[str] = []
-    calls: list[str] = []
     entry = KernelEmitter()
     entry.symbols = {s: Val(f"%s{k}", i64) for k, s in enumerate(function.symbols)}
     prologue = [
@@ -84,11 +83,10 @@ def emit_kernel(function: LoopFunction, symbol: str, features: str = "") -> str:
             entry.put(f"call void @{symbol}.run(ptr @{symbol}.{k}.chunk, i64 {n.text}, i64 {total.text}, ptr %context, ptr %threads)")
         else:
             entry.put(f"call void @{symbol}.{k}.chunk(ptr %context, i64 0, i64 1, i32 0)")
-    calls = entry.lines
     context = "{ ptr, ptr, ptr, i64 }"
-    body = "\n".join(calls)
+    body = "\n".join(entry.lines)
     parts.append(
-        f"""define weak_odr hidden void @{symbol}(ptr %buffers, ptr %symbols, ptr %threads, ptr %scratch, i64 %stride) {features} {{
+        f"""define weak_odr hidden void @{symbol}(ptr %buffers, ptr %symbols, ptr %threads, ptr %scratch, i64 %stride) {{
 entry:
   %context = alloca {context}, align 16
   store ptr %buffers, ptr %context
@@ -137,7 +135,7 @@ def _range_function(function: LoopFunction, statement: Stmt, name: str) -> tuple
     else:
         emitter.body((statement,))
     params = [f"ptr noalias %b{k}" for k in range(len(function.params))] + [f"i64 %s{k}" for k in range(len(function.symbols))]
-    header = f"define internal void @{name}({', '.join([*params, 'ptr noalias %scratch', 'i64 %begin', 'i64 %end'])}) noinline #0 {{"
+    header = f"define internal void @{name}({', '.join([*params, 'ptr noalias %scratch', 'i64 %begin', 'i64 %end'])}) noinline {{"
     lines = [header, "entry:", *emitter.entry, *emitter.lines, "  ret void", "}", ""]
     return "\n".join(lines), emitter.declarations
 

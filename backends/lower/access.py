@@ -12,7 +12,7 @@ from typing import Any
 
 from ...ir.dims import Dim, DimExpr, dim_product
 from ...ir.errors import CodegenError
-from ...ir.graph import Constant, Node, Value
+from ...ir.graph import Node, Value
 from ...ir.loops import Buf, Const, Expr, Load, Scalar, as_expr, binary, size_expr
 from ...ir.ops.registry import op_def
 from ...ir.scalar import LOOPS, compute_dtype
@@ -199,10 +199,4 @@ def as_scalars(attribute: Any) -> Any:
         return size_expr(attribute)
     if isinstance(attribute, tuple):
         return tuple(as_scalars(a) for a in attribute)
-    if isinstance(attribute, Constant):
-        return attribute
     return attribute
-
-
-def flat_size(shape: Sequence[Dim]) -> Expr:
-    return size_expr(dim_product(shape))

@@ -36,7 +36,7 @@ def legalize(graph: Graph, target: Target) -> Graph:
     return rewrite(graph, rule)
 
 
-def _matmul(node: Node, inputs: tuple[Value, ...], target: Target) -> Value | None:
+def _matmul(node: Node, inputs: tuple[Value, ...], target: Target) -> Value:
     a, b = inputs
     return Node("matmul", (a, _packed(b, node, target)), node.attrs, node.types, node.loc).outputs[0]
 
@@ -49,7 +49,7 @@ def _packed(matrix: Value, node: Node, target: Target) -> Value:
     return apply("unpack_panels", panels, columns=n, loc=node.loc)
 
 
-def _conv(node: Node, inputs: tuple[Value, ...], target: Target) -> Value | None:
+def _conv(node: Node, inputs: tuple[Value, ...], target: Target) -> Value:
     x, w = inputs
     loc = node.loc
     attrs: dict[str, Any] = {"groups": 1, "layout": "channels_first", **node.attrs}
