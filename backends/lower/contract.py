@@ -116,7 +116,7 @@ class _Contract:
         task = names.var("t")
         *batch_index, block_index, group_index = unravel(task, (*what.batch, blocks, groups))
         batch = tuple(batch_index)
-        cost = size_expr(self.depth * (block if isinstance(block, int) else full + 1) * tile.width * tile.rows * most) // 8
+        cost = size_expr(self.depth * (max(1, block) if isinstance(block, int) else full + 1) * tile.width * tile.rows * most) // 8
         tasks = size_expr(dim_product((*what.batch, blocks, groups)))
 
         def tiles(at: Expr, number: Expr, chunk: tuple[Expr, ...], sums: Buf | None) -> list[Stmt]:
