@@ -336,15 +336,22 @@ class _Row:
 
         def inner(prefix: tuple[Expr, ...]) -> list[Stmt]:
             extent = size_expr(length)
-            whole = extent - extent % threads
-            q, q2 = names.var("q"), names.var("q")
-            main = tuple(element((*prefix, q * threads + thread), const(0), None))
-            statements: list[Stmt] = [For(q, extent // threads, main)]
-            rest = tuple(element((*prefix, whole + q2 * lanes + thread), const(0), None))
-            statements.append(If(thread < lanes, (For(q2, (extent - whole) // lanes, rest),)))
-            tail = extent % lanes
-            last = tuple(element((*prefix, extent - tail + thread), const(0), None))
-            statements.append(If(thread < tail, last))
+            groups, tail = extent // threads, extent % lanes
+            whole = groups * threads
+            rest = (extent - whole) // lanes
+            statements: list[Stmt] = []
+
+            def add(count: Expr, stmt: Callable[[], Stmt]) -> None:
+                if not (isinstance(count, Const) and count.value == 0):
+                    statements.append(stmt())
+
+            def over(count: Expr, at: Callable[[Expr], Expr]) -> For:
+                q = names.var("q")
+                return For(q, count, tuple(element((*prefix, at(q)), const(0), None)))
+
+            add(groups, lambda: over(groups, lambda q: q * threads + thread))
+            add(rest, lambda: If(thread < lanes, (over(rest, lambda q: whole + q * lanes + thread),)))
+            add(tail, lambda: If(thread < tail, tuple(element((*prefix, extent - tail + thread), const(0), None))))
             return statements
 
         return loops(names, outer, inner, "r")

@@ -36,6 +36,17 @@ class Built:
 
 def build(program: Program, target: Target, progress: Progress | None = None) -> Built:
     """PTX of a program.  Raises CodegenError where LLVM refuses, UnsupportedOp for ops without code on a GPU."""
+    functions, launches = lowered(program, target)
+    parts: list[str] = []
+    for symbol, function in functions.items():
+        parts.append(assemble(symbol, function, target))
+        if progress:
+            progress(len(parts), len(functions))
+    return Built(target, joined(parts or [_ptx([], set(), target)]), functions, launches)
+
+
+def lowered(program: Program, target: Target) -> tuple[dict[str, LoopFunction], dict[int, list[Entry]]]:
+    """(symbol -> loops, id(step) -> launches) of a program's kernels; equal kernels are one."""
     functions: dict[str, LoopFunction] = {}
     symbols: dict[str, str] = {}
     launches: dict[int, list[Entry]] = {}
@@ -46,12 +57,7 @@ def build(program: Program, target: Target, progress: Progress | None = None) ->
             symbols[key] = symbol_of(step, function)
             functions.setdefault(symbols[key], function)
         launches[id(step)] = entries(functions[symbols[key]], symbols[key])
-    parts: list[str] = []
-    for k, (symbol, function) in enumerate(functions.items()):
-        parts.append(assemble({symbol: function}, target))
-        if progress:
-            progress(k + 1, len(functions))
-    return Built(target, joined(parts), functions, launches)
+    return functions, launches
 
 
 def symbol_of(step: Kernel, function: LoopFunction) -> str:
@@ -59,22 +65,20 @@ def symbol_of(step: Kernel, function: LoopFunction) -> str:
     return f"octavo_{step.body.name}_{hashlib.sha256(to_text(function).encode()).hexdigest()[:12]}"
 
 
-def assemble(functions: dict[str, LoopFunction], target: Target) -> str:
-    """PTX of loop functions by symbol."""
-    texts: list[str] = []
-    declarations: set[str] = set()
-    for symbol, function in functions.items():
-        kernels, needed = emit_kernels(function, symbol)
-        texts += kernels
-        declarations |= needed
-    module, machine = optimized("\n".join([f'target triple = "{target.triple}"', *sorted(declarations), *texts]), target)
+def assemble(symbol: str, function: LoopFunction, target: Target) -> str:
+    """PTX of one loop function."""
+    return _ptx(*emit_kernels(function, symbol), target)
+
+
+def _ptx(kernels: list[str], declarations: set[str], target: Target) -> str:
+    module, machine = optimized("\n".join([f'target triple = "{target.triple}"', *sorted(declarations), *kernels]), target)
     return machine.emit_assembly(module)
 
 
 def joined(parts: list[str]) -> str:
     """Modules for the same target as one: the header of the first, the bodies of all."""
-    if not parts:
-        return ""
-    start = parts[0].index(".address_size")
-    header = parts[0][: parts[0].index("\n", start) + 1]
-    return header + "".join(p[p.index("\n", p.index(".address_size")) + 1 :] for p in parts)
+
+    def split(text: str) -> int:
+        return text.index("\n", text.index(".address_size")) + 1
+
+    return parts[0][: split(parts[0])] + "".join(p[split(p) :] for p in parts)

@@ -17,6 +17,8 @@ from ...ir.loops import Buf, Const, Expr, For, LoopFunction, walk
 from ...ir.types import i64
 from ..llvm import Emitter, Val
 
+# Subnormal f32 numbers count as zero, as on a CPU (backends/cpu/main.py); a GPU cannot flush those of f64.
+FLUSH = '"denormal-fp-math-f32"="preserve-sign,preserve-sign"'
 LOCAL_BYTES = 1 << 16  # of scratch memory that one thread may have (half a MiB is what the hardware allows)
 
 
@@ -114,7 +116,7 @@ def emit_kernels(function: LoopFunction, symbol: str) -> tuple[list[str], set[st
             emitter.symbols[s] = Val(f"%s{k}", i64)
         emitter.body((statement,))
         # Without .reqntid: it makes ptxas round registers down to the next occupancy, with spills.  256 threads of 255 always fit.
-        header = f"define ptx_kernel void @{entry.symbol}({', '.join(parameters)}) {{"
+        header = f"define ptx_kernel void @{entry.symbol}({', '.join(parameters)}) {FLUSH} {{"
         texts.append("\n".join([header, "entry:", *casts, *emitter.entry, *emitter.lines, "  ret void", "}", ""]))
         declarations |= emitter.declarations
     return texts, declarations

@@ -12,9 +12,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ...ir.dims import Dim, evaluate_dim
-from ...ir.errors import UnsupportedOp
 from ...ir.interpret import interpret
-from ..program import ALIGN, Branch, Copy, Kernel, Loop, Place, Program, Ref, SetIndex, Step, weights
+from ..program import ALIGN, Branch, Copy, Define, Kernel, Loop, Place, Program, Ref, SetIndex, Step, weights
 from ..runtime.executable import Executable
 from ..runtime.signature import Signature
 from .build import Built
@@ -24,7 +23,7 @@ from .device import CudaDevice, Device
 def load_gpu(program: Program, built: Built, signature: Signature, device: Device | None = None) -> Executable:
     """A program on a GPU behind the checks of every call.  Raises TargetError where there is no GPU that runs its code."""
     on = device if device is not None else CudaDevice(built.text, built.target)
-    loaded = GpuProgram(program, built, on, (*signature.symbols, *signature.defined))
+    loaded = GpuProgram(program, built, on, signature.symbols)
     return Executable(signature, loaded.main, loaded.workspace, np.zeros(0, np.uint8))
 
 
@@ -32,10 +31,9 @@ class GpuProgram:
     """A program in a GPU's memory.  Calls may come from any thread and run one at a time."""
 
     def __init__(self, program: Program, built: Built, device: Device, symbols: Sequence[str]):
-        """`symbols`: the order of `sizes`.  Raises UnsupportedOp for programs whose run finds out sizes."""
-        if program.defined:
-            raise UnsupportedOp("sizes that depend on the data are not computed on a GPU yet; use a CPU target")
+        """`symbols`: the order of `sizes`, before those that the run defines."""
         self.program, self.built, self.device, self.symbols = program, built, device, tuple(symbols)
+        self._late = [(k, ref) for k, ref in enumerate(program.outputs) if ref.place.region != "output"]
         constants = weights(program)
         self._lock = threading.Lock()
         self._weights = device.using(lambda: self._uploaded(constants))
@@ -46,25 +44,39 @@ class GpuProgram:
         self.device.upload(address, data)
         return address
 
+    def _env(self, sizes: int) -> dict[str, int]:
+        return dict(zip(self.symbols, (ctypes.c_int64 * len(self.symbols)).from_address(sizes), strict=True))
+
     def workspace(self, sizes: int, workers: int) -> int:
-        """Host memory that a call needs: none."""
-        return 0
+        """Host memory that a call needs: for outputs whose sizes the run defines, at their largest."""
+        env = self._env(sizes)
+        return sum(_aligned(evaluate_dim(ref.place.nbytes, env)) for _, ref in self._late)
 
     def main(self, inputs: int, outputs: int, sizes: int, weights: int, workspace: int, threads: int) -> int:
-        """One inference on host arrays, given as the addresses of tables of their addresses; 0."""
-        env = dict(zip(self.symbols, (ctypes.c_int64 * len(self.symbols)).from_address(sizes), strict=True))
+        """One inference, with the machine interface of a CPU program's code; 0."""
+        env = self._env(sizes)
+        late = {}
+        for k, ref in self._late:
+            nbytes = evaluate_dim(ref.place.nbytes, env)
+            late[k] = _memory(workspace, nbytes)
+            ctypes.c_size_t.from_address(_pointer(outputs, k)).value = workspace
+            workspace += _aligned(nbytes)
         graph = self.program.graph
-        given = [_bytes_at(inputs, k, evaluate_dim(v.type.nbytes, env)) for k, v in enumerate(graph.inputs)]
-        results = [_bytes_at(outputs, k, evaluate_dim(v.type.nbytes, env)) for k, v in enumerate(graph.outputs)]
+        given = [_memory(_pointer(inputs, k), evaluate_dim(v.type.nbytes, env)) for k, v in enumerate(graph.inputs)]
+        results = []
+        for k, v in enumerate(graph.outputs):
+            results.append(late[k] if k in late else _memory(_pointer(outputs, k), evaluate_dim(v.type.nbytes, env)))
         self.run(given, results, env)
+        for k, name in enumerate(self.program.defined, len(self.symbols)):
+            ctypes.c_int64.from_address(sizes + 8 * k).value = env[name]
         return 0
 
-    def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], env: Mapping[str, int]) -> None:
-        """One inference; inputs and outputs are dense host arrays."""
+    def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], env: dict[str, int]) -> None:
+        """One inference; inputs and outputs are the bytes of dense host arrays.  Sizes that the run defines come into `env`."""
         with self._lock:
             self.device.using(lambda: self._run(inputs, outputs, env))
 
-    def _run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], env: Mapping[str, int]) -> None:
+    def _run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], env: dict[str, int]) -> None:
         device = self.device
         arena, total = arena_offsets(self.program, env)
         offsets = []
@@ -80,8 +92,8 @@ class GpuProgram:
         for array, offset in zip(inputs, offsets, strict=False):
             device.upload(self._memory + offset, array)
         call.steps(self.program.steps)
-        for array, offset in zip(outputs, offsets[len(inputs) :], strict=True):
-            device.download(self._memory + offset, array)
+        for array, ref in zip(outputs, self.program.outputs, strict=True):
+            device.download(call.address(ref), array)
 
     @property
     def memory(self) -> int:
@@ -100,7 +112,7 @@ class _Call:
     def __init__(
         self,
         owner: GpuProgram,
-        env: Mapping[str, int],
+        env: dict[str, int],
         arena: Mapping[Place, int],
         inputs: Sequence[int],
         outputs: Sequence[int],
@@ -115,18 +127,19 @@ class _Call:
                 case Kernel():
                     self._launch(step)
                 case Copy():
-                    device.copy(self._address(step.source), self._address(step.target), self._size(step.nbytes))
+                    device.copy(self.address(step.source), self.address(step.target), self._size(step.nbytes))
                 case SetIndex():
-                    device.upload(self._address(step.target), np.array([self.counters[step.loop]], np.int64))
+                    device.upload(self.address(step.target), np.array([self.counters[step.loop]], np.int64))
                 case Loop():
                     self._loop(step)
                 case Branch():
                     self.steps(step.then if self._read(step.condition, np.bool_) else step.otherwise)
-                case _:
-                    raise UnsupportedOp(f"a step {type(step).__name__} is not done on a GPU")
+                case Define():
+                    limit = evaluate_dim(step.limit, self.env)
+                    self.env[step.symbol] = max(0, min(int(self._read(step.source, np.int64)), limit))
 
     def _launch(self, step: Kernel) -> None:
-        pointers = [self._address(r) for r in (*step.inputs, *step.outputs)]
+        pointers = [self.address(r) for r in (*step.inputs, *step.outputs)]
         sizes = [self.env[s] for s in step.symbols]
         for entry in self.owner.built.launches[id(step)]:
             blocks = int(interpret(entry.blocks, self.env))
@@ -143,13 +156,14 @@ class _Call:
 
     def _read(self, ref: Ref, dtype: type) -> int:
         value = np.zeros(1, dtype)
-        self.owner.device.download(self._address(ref), value)
+        self.owner.device.download(self.address(ref), value)
         return value[0].item()
 
     def _size(self, d: Dim) -> int:
         return evaluate_dim(d, self.env)
 
-    def _address(self, ref: Ref) -> int:
+    def address(self, ref: Ref) -> int:
+        """Where a value lies now."""
         place = ref.place
         match place.region:
             case "const":
@@ -180,7 +194,11 @@ def _aligned(nbytes: int) -> int:
     return -(-nbytes // ALIGN) * ALIGN
 
 
-def _bytes_at(table: int, k: int, nbytes: int) -> np.ndarray:
-    """The bytes behind entry `k` of a table of addresses, without a copy."""
-    address = ctypes.c_size_t.from_address(table + 8 * k).value
+def _pointer(table: int, k: int) -> int:
+    """Entry `k` of a table of addresses."""
+    return ctypes.c_size_t.from_address(table + 8 * k).value
+
+
+def _memory(address: int, nbytes: int) -> np.ndarray:
+    """The bytes at an address, without a copy."""
     return np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address)) if nbytes else np.zeros(0, np.uint8)

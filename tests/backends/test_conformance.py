@@ -34,19 +34,19 @@ def test_native_code_computes_what_the_op_means(name: str, target: str):
     make = OPS[name].samples
     samples = list(make(np.random.default_rng(5))) if make else []
     assert samples, f"{name} has no samples: nothing holds its code to its meaning"
-    nodes = [_node(name, sample, k) for k, sample in enumerate(samples)]
+    nodes = [node_of(name, sample, k) for k, sample in enumerate(samples)]
     inputs = tuple(v for node in nodes for v in node.inputs)
     outputs = tuple(v for node in nodes for v in node.outputs)
     arrays = [a for sample in samples for a in sample.inputs]
     model = compile(Graph(name, inputs, outputs), target=target)
     actual = iter(model.run(None, dict(zip((v.node.attrs["name"] for v in inputs), arrays, strict=True))))
     for node, sample in zip(nodes, samples, strict=True):
-        for expected in _expected(node, sample):
+        for expected in expected_of(node, sample):
             problem = mismatch(np.asarray(next(actual)), expected)
             assert not problem, f"{node!r} {dict(node.attrs)}: {problem}"
 
 
-def _node(name: str, sample: Sample, k: int) -> Node:
+def node_of(name: str, sample: Sample, k: int) -> Node:
     def operand(j: int, a: np.ndarray) -> Value:
         return input_value(f"sample{k}_{j}", TensorType(dtype_of(a.dtype), a.shape))
 
@@ -54,7 +54,7 @@ def _node(name: str, sample: Sample, k: int) -> Node:
     return apply_node(name, [operand(j, a) for j, a in enumerate(sample.inputs)], attrs)
 
 
-def _expected(node: Node, sample: Sample) -> list[Measured]:
+def expected_of(node: Node, sample: Sample) -> list[Measured]:
     operands = [Measured(a) for a in sample.inputs]
     measured = measure(node, operands, {}, np.random.default_rng(0))
     if measured is not None:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from octavo.backends.lower.legalize import legalize
-from octavo.backends.program import plan
-from octavo.backends.ptx.build import Built, build
+from octavo.backends.program import Program, plan
+from octavo.backends.ptx.build import Built, lowered
 from octavo.backends.ptx.kernel import Entry
-from octavo.backends.ptx.run import GpuProgram
+from octavo.backends.ptx.run import load_gpu
+from octavo.backends.runtime.executable import Executable
 from octavo.backends.target import find_target
+from octavo.compiler.driver import signature_of
 from octavo.ir.dims import dim_product, evaluate_dim
 from octavo.ir.graph import Graph
 from octavo.passes.fuse import fuse
@@ -61,24 +63,19 @@ class EmulatedDevice:
         self.launched.append((entry.symbol, blocks))
 
 
-def gpu_program(graph: Graph, target: str = "sm_80") -> GpuProgram:
-    """The program of a graph on an emulated device."""
+def executable(graph: Graph, target: str = "sm_80") -> tuple[Executable, EmulatedDevice]:
+    """A graph on an emulated device, behind the checks of every call."""
+    program, built, device = on_emulated(graph, target)
+    return load_gpu(program, built, signature_of(graph, program), device), device
+
+
+def on_emulated(graph: Graph, target: str = "sm_80") -> tuple[Program, Built, EmulatedDevice]:
+    """A planned graph, its kernels, and a device that runs them."""
     chosen = find_target(target)
     program = plan(fuse(legalize(optimize(graph), chosen)))
-    built = build(program, chosen)
+    built = Built(chosen, "", *lowered(program, chosen))
     bodies = {}
     for step in program.kernels():
         symbol = next(s for s in built.functions if built.launches[id(step)][0].symbol in (s, f"{s}_0"))
         bodies[symbol] = step.body
-    return GpuProgram(program, built, EmulatedDevice(built, bodies), graph.symbols)
-
-
-def run(program: GpuProgram, graph: Graph, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """Outputs for named inputs."""
-    env: dict[str, int] = {}
-    inputs = [np.ascontiguousarray(feeds[name]) for name in graph.input_names]
-    for value, array in zip(graph.inputs, inputs, strict=True):
-        env |= {str(d): n for d, n in zip(value.shape, array.shape, strict=True) if str(d) in graph.symbols}
-    outputs = [np.zeros(tuple(evaluate_dim(d, env) for d in v.shape), v.dtype.np) for v in program.program.graph.outputs]
-    program.run([a.reshape(-1).view(np.uint8) for a in inputs], [a.reshape(-1).view(np.uint8) for a in outputs], env)
-    return outputs
+    return program, built, EmulatedDevice(built, bodies)
