@@ -20,7 +20,7 @@ from octavo.ir.evaluate import concrete, evaluate_node
 from octavo.ir.graph import Node, Value
 from octavo.ir.ops.registry import expand, op_def
 from octavo.ir.scalar import NUMPY, NumpyScalars, compute_dtype
-from octavo.ir.types import DType, TensorType
+from octavo.ir.types import DType, TensorType, dtype_of
 
 # The result is one of the operands' values, or exactly representable: no rounding of its own.
 EXACT = frozenset(
@@ -254,7 +254,8 @@ def mismatch(actual: np.ndarray, expected: Measured) -> str:
         error = expected.error if expected.error is not None else np.zeros(want.shape)
         with np.errstate(all="ignore"):
             a, w = actual.astype(np.float64), want.astype(np.float64)
-            wrong = ~((np.abs(a - w) <= error) | (a == w) | (np.isnan(a) & np.isnan(w)))
+            lost = STEPS.get(dtype_of(want.dtype).name, (0.0, 0.0))[1]
+            wrong = ~((np.abs(a - w) <= np.maximum(error, lost)) | (a == w) | (np.isnan(a) & np.isnan(w)))
     if not wrong.any():
         return ""
     at = tuple(int(k) for k in np.argwhere(wrong)[0]) if wrong.ndim else ()
