@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ...ir.dims import Dim, DimExpr, dim_product
+from ...ir.dims import Dim, DimExpr
 from ...ir.errors import CodegenError
 from ...ir.graph import Node, Value
 from ...ir.loops import Buf, Const, Expr, Load, Scalar, as_expr, binary, size_expr
