@@ -61,7 +61,7 @@ class NativeProgram:
 def load_native(program: NativeProgram, threads: int | None = None) -> Executable:
     """Links the best variant that this CPU can run into the process.  Raises TargetError where there is none."""
     variant = _choose(program)
-    main, workspace, owner = _link(variant.objects, [f"{variant.prefix}_main", f"{variant.prefix}_workspace"])
+    main, workspace, owner = link_in_process(variant.objects, [f"{variant.prefix}_main", f"{variant.prefix}_workspace"])
     weights = _aligned(program.weights_array)[variant.weights_offset :]
     return Executable(program.signature, main, workspace, weights, share(thread_count(threads), jit_pool), owner)
 
@@ -69,7 +69,7 @@ def load_native(program: NativeProgram, threads: int | None = None) -> Executabl
 def jit_pool() -> PoolCode:
     """The thread pool's code, compiled into this process."""
     ir = pool_ir(llvm.get_process_triple(), "octavo_")
-    create, _, parallel_for, owner = _link([ir], ["octavo_pool_create", "octavo_pool_destroy", "octavo_parallel_for"])
+    create, _, parallel_for, owner = link_in_process([ir], ["octavo_pool_create", "octavo_pool_destroy", "octavo_parallel_for"])
     return PoolCode(create, parallel_for, owner)
 
 
@@ -102,7 +102,7 @@ def _jit() -> llvm.LLJIT:
     return llvm.create_lljit_compiler(machine)
 
 
-def _link(parts: list[bytes] | list[str], symbols: list[str]) -> tuple[Any, ...]:
+def link_in_process(parts: list[bytes] | list[str], symbols: list[str]) -> tuple[Any, ...]:
     """Loads objects (bytes) or IR (str) as one library; returns the symbols' addresses and the owner of the memory."""
     builder = llvm.JITLibraryBuilder().add_current_process()
     for part in parts:

@@ -146,7 +146,7 @@ define i32 @mode_run(ptr %loop, ptr %pool, ptr %out, i32 %mode) {
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="reads the control register of x86-64")
 def test_workers_compute_in_the_mode_of_the_caller():
-    address, owner = native._link([_MODE], ["mode_run"])
+    address, owner = native.link_in_process([_MODE], ["mode_run"])
     assert owner
     run = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 3, ctypes.c_int32)(address)
     pool, seen = Pool(2), (ctypes.c_int32 * 64)()
