@@ -451,6 +451,11 @@ def to_text(function: LoopFunction) -> str:
     return "\n".join([*lines, "}", ""])
 
 
+def expr_text(e: Expr) -> str:
+    """An expression as text; sub-expressions used more than once are named first."""
+    return "; ".join(_with_shared([e], lambda t: t[0], ""))
+
+
 def _statement(s: Stmt, pad: str) -> Iterator[str]:
     match s:
         case Store():

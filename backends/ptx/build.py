@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ...ir.loops import LoopFunction, to_text
+from ...ir.loops import LoopFunction, expr_text, to_text
 from ...ir.text import digest
 from ..lower.lower import lower
 from ..program import Kernel, Program
@@ -42,7 +42,8 @@ def build(program: Program, target: Target, progress: Progress | None = None) ->
         parts.append(assemble(symbol, function, target))
         if progress:
             progress(len(parts), len(functions))
-    return Built(target, joined(parts or [_ptx([], set(), target)]), functions, launches)
+    text = launch_list(program, launches) + joined(parts or [_ptx([], set(), target)])
+    return Built(target, text, functions, launches)
 
 
 def lowered(program: Program, target: Target) -> tuple[dict[str, LoopFunction], dict[int, list[Entry]]]:
@@ -58,6 +59,16 @@ def lowered(program: Program, target: Target) -> tuple[dict[str, LoopFunction], 
             functions.setdefault(symbols[key], function)
         launches[id(step)] = entries(functions[symbols[key]], symbols[key])
     return functions, launches
+
+
+def launch_list(program: Program, launches: dict[int, list[Entry]]) -> str:
+    """What is launched, in program order, as a comment: the kernel, how many blocks of how many threads, and for which node."""
+    lines = ["// launches in order, as kernel<<<blocks, threads>>> and the node they come from:"]
+    for step in program.kernels():
+        for entry in launches[id(step)]:
+            loc = "".join(c if c.isascii() and c.isprintable() else "?" for c in step.loc)
+            lines.append(f"//   {entry.symbol}<<<{expr_text(entry.blocks)}, {entry.threads}>>> {loc}".rstrip())
+    return "\n".join([*lines, ""])
 
 
 def symbol_of(step: Kernel, function: LoopFunction) -> str:

@@ -55,7 +55,7 @@ def largest() -> Graph:
     return _graph(apply("argmax", x, axes=(1,), keepdims=True), inputs=(x,))
 
 
-def matmul(m: Any = "n", k: int = 37, n: int = 70, dtype: str = "f32") -> Graph:
+def matmul(m: Any = "n", k: Any = 37, n: int = 70, dtype: str = "f32") -> Graph:
     x, y = given("x", f"{dtype}[{m},{k}]"), given("y", f"{dtype}[{k},{n}]")
     return _graph(apply("matmul", x, y), inputs=(x, y))
 

@@ -121,6 +121,23 @@ def test_launches_follow_the_sizes():
     assert int(interpret(entry.blocks, {"n": 64})) == 75
 
 
+def test_the_text_lists_the_launches():
+    lines = built(KINDS["concat"](), "sm_80").text.splitlines()
+    launches = [line for line in lines if "<<<" in line and "kernel<<<" not in line]
+    assert [line.partition("<<<")[2] for line in launches] == [
+        "(-1 * ((-5 * n) // 256)), 256>>>",
+        "(-1 * ((-9 * n) // 256)), 256>>>",
+    ]
+
+
+def test_names_of_nodes_stay_inside_their_comment(tmp_path: Path):
+    x = input_value("x", parse_type("f32[4]"))
+    y = apply("relu", x, loc="evil\n}\u2028\0name")
+    code = built(Graph("named", (x,), (y,)), "sm_80")
+    assert "evil?}??name\n" in code.text
+    check(code, tmp_path)
+
+
 def test_the_same_program_gives_the_same_text():
     target = find_target("sm_90a")
     texts = {build(plan(fuse(legalize(optimize(KINDS["row"]()), target))), target).text for _ in range(2)}
