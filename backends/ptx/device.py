@@ -78,10 +78,11 @@ class CudaDevice:
             self._driver.memcpy_dtod(target, source, nbytes)
 
     def launch(self, entry: Entry, blocks: int, pointers: Sequence[int], sizes: Sequence[int]) -> None:
-        if entry.symbol not in self._functions:
-            self._functions[entry.symbol] = self._module.get_function(entry.symbol)
-        arguments = [*(np.uintp(p) for p in pointers), *(np.int64(s) for s in sizes)]
-        self._functions[entry.symbol](*arguments, grid=(blocks, 1), block=(entry.threads, 1, 1))
+        function = self._functions.get(entry.symbol)
+        if function is None:
+            function = self._functions[entry.symbol] = self._module.get_function(entry.symbol)
+            function.prepare([np.uintp] * len(pointers) + [np.int64] * len(sizes))
+        function.prepared_call((blocks, 1), (entry.threads, 1, 1), *pointers, *sizes)
 
 
 def _open() -> tuple[Any, Any]:

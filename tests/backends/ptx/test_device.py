@@ -50,7 +50,8 @@ class Driver(ModuleType):
             raise self.Error("a PTX JIT compilation failed")
 
         def get_function(symbol: str) -> Any:
-            return lambda *arguments, **sizes: self.note(symbol, arguments, sizes)
+            prepare = lambda types: self.note("prepare", symbol, types)
+            return SimpleNamespace(prepare=prepare, prepared_call=lambda *arguments: self.note("launch", symbol, *arguments))
 
         return SimpleNamespace(get_function=get_function)
 
@@ -101,11 +102,17 @@ def test_a_launch_passes_addresses_then_sizes(monkeypatch: pytest.MonkeyPatch):
     install(monkeypatch, driver)
     device = CudaDevice("// PTX", find_target("sm_90a"))
     driver.calls.clear()
-    device.using(lambda: device.launch(Entry("kernel", Sym("n"), 64), 7, [4096, 8192], [5]))
-    push, (symbol, arguments, sizes), pop = driver.calls
-    assert (push, pop) == (("push",), ("pop",))
-    assert (symbol, sizes) == ("kernel", {"grid": (7, 1), "block": (64, 1, 1)})
-    assert [(type(a), int(a)) for a in arguments] == [(np.uintp, 4096), (np.uintp, 8192), (np.int64, 5)]
+    for n in (5, 6):
+        device.using(lambda n=n: device.launch(Entry("kernel", Sym("n"), 64), 7, [4096, 8192], [n]))
+    assert driver.calls == [
+        ("push",),
+        ("prepare", "kernel", [np.uintp, np.uintp, np.int64]),
+        ("launch", "kernel", (7, 1), (64, 1, 1), 4096, 8192, 5),
+        ("pop",),
+        ("push",),
+        ("launch", "kernel", (7, 1), (64, 1, 1), 4096, 8192, 6),
+        ("pop",),
+    ]
 
 
 def test_a_fault_of_the_driver_is_an_octavo_error(monkeypatch: pytest.MonkeyPatch):
