@@ -33,6 +33,7 @@ from ..ir.loops import (
     Stmt,
     Store,
     Sym,
+    Transpose,
     Var,
     While,
     children,
@@ -621,6 +622,8 @@ class Emitter:
                 self.barrier()
             case Prefetch():
                 self.prefetch(s)
+            case Transpose():
+                self.transpose(s)
 
     def alloc(self, buf: Buf) -> None:
         if not isinstance(buf.size, int):
@@ -628,6 +631,28 @@ class Emitter:
         name = self.fresh("a")
         self.entry.append(f"  {name} = alloca [{max(buf.size, 1)} x {self.memory_type(buf.dtype)}], align 64")
         self.buffers[id(buf)] = name
+
+    def transpose(self, s: Transpose) -> None:
+        """log2(size) rounds of shuffles: round k exchanges, between rows and columns whose numbers differ in bit k, the blocks off
+        the diagonal (Eklundh, "A fast computer method for matrix transposing", 1972).
+        """
+        n, dtype = s.size, s.tile.dtype
+        vt = self.memory_type(dtype, n)
+        places = [self.address(s.tile, Val(str(k * n), i64)) for k in range(n)]
+        rows = [self.define(f"load {vt}, ptr {p}, align {self.align(dtype)}", dtype, n).text for p in places]
+        bit = 1
+        while bit < n:
+            low = [j if not j & bit else n + j - bit for j in range(n)]
+            high = [j + bit if not j & bit else n + j for j in range(n)]
+            for i in range(n):
+                if not i & bit:
+                    a, b = rows[i], rows[i + bit]
+                    for row, lanes in ((i, low), (i + bit, high)):
+                        mask = "<" + ", ".join(f"i32 {k}" for k in lanes) + ">"
+                        rows[row] = self.define(f"shufflevector {vt} {a}, {vt} {b}, <{n} x i32> {mask}", dtype, n).text
+            bit *= 2
+        for row, place in zip(rows, places, strict=True):
+            self.put(f"store {vt} {row}, ptr {place}, align {self.align(dtype)}")
 
     def prefetch(self, s: Prefetch) -> None:
         """Into the second-level cache."""

@@ -353,6 +353,17 @@ class Barrier:
 
 
 @dataclass(frozen=True, eq=False)
+class Transpose:
+    """Exchange rows and columns of the size x size tile in a "reg" buffer, row-major; size is a power of two.
+
+    In scalar loops: tile[i*size + j], tile[j*size + i] = tile[j*size + i], tile[i*size + j] for all i < j.
+    """
+
+    tile: Buf
+    size: int
+
+
+@dataclass(frozen=True, eq=False)
 class Prefetch:
     """A hint that buf[index] will be read soon; the index may lie outside the buffer."""
 
@@ -360,7 +371,7 @@ class Prefetch:
     index: Expr
 
 
-Stmt: TypeAlias = Union[Store, For, Let, If, While, Alloc, Barrier, Prefetch]
+Stmt: TypeAlias = Union[Store, For, Let, If, While, Alloc, Barrier, Prefetch, Transpose]
 
 
 @dataclass(frozen=True, eq=False)
@@ -466,6 +477,8 @@ def _statement(s: Stmt, pad: str) -> Iterator[str]:
             )
         case Let():
             yield from _with_shared([s.value], lambda t: f"let {s.var.name}: {s.var.dtype} = {t[0]}", pad)
+        case Transpose():
+            yield f"{pad}transpose {s.tile.name} {s.size}x{s.size}"
         case Prefetch():
             yield from _with_shared([s.index], lambda t: f"prefetch {s.buf.name}[{t[0]}]", pad)
         case Alloc():

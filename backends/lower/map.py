@@ -15,6 +15,7 @@ from .access import Access, linear, strides_of, unravel
 from .collapse import collapse, is_pointwise
 from .grid import cells
 from .kernel import UNROLL, Element, access, const, function, loops, operations, parameters, remainder, spread
+from .tiles import crossing_axis, tiled
 
 BLOCK = 4096  # elements of the innermost dim that one task covers
 SHORT = 8  # an innermost dim below this is not worth a vector where another is longer
@@ -43,6 +44,9 @@ def lower_map(body: Graph, lanes: int, grid: bool = False) -> LoopFunction:
     reads = access(flat, params)
     targets = list(zip(flat.outputs, params.outputs, strict=True))
     shape = flat.outputs[0].shape
+    axis = crossing_axis(names, reads, flat.outputs[0], shape) if len(targets) == 1 and not grid else None
+    if axis is not None:
+        return function(body, params, tiled(names, reads, *targets[0], shape, axis, lanes, work))
     return function(body, params, _nest(names, reads, targets, shape, shape, (0, 0), lanes, work, grid))
 
 
