@@ -1,0 +1,128 @@
+"""Contractions in the form that the templates compute."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from octavo.backends.lower.legalize import legalize
+from octavo.backends.target import find_target
+from octavo.ir.graph import Graph
+from octavo.ir.text import parse
+from octavo.ir.verify import verify
+from octavo.tests.passes.check import same_values
+
+V3 = find_target("x86-64-v3")  # registers of 8 f32
+V4 = find_target("x86-64-v4")  # of 16
+
+
+def legal(text: str, target=V3) -> Graph:
+    """The legalized graph, which computes the same."""
+    before = parse(text)
+    after = legalize(before, target)
+    verify(after)
+    same_values(before, after, tolerance=1e-4)
+    return after
+
+
+def shape_of(graph: Graph) -> list[str]:
+    """The ops of the graph and what they give, constants and inputs too."""
+    return [f"{n.op} {n.types[0]}" for n in graph.nodes]
+
+
+def weights(*shape: int) -> str:
+    values = np.arange(1, 1 + int(np.prod(shape))) / 8
+    return f"const<f32[{','.join(map(str, shape))}] [{','.join(map(str, values.tolist()))}]>"
+
+
+def test_constant_weights_of_a_matmul_are_packed_now():
+    graph = legal(f"graph g(%x: f32[n,2]) -> (%y) {{\n%y = matmul(%x, {weights(2, 5)})\n}}")
+    assert shape_of(graph) == ["input f32[n,2]", "const f32[1,2,8]", "unpack_panels f32[2,5]", "matmul f32[n,5]"]
+    panels = graph.nodes[1].outputs[0].array
+    np.testing.assert_array_equal(panels[0, 1], np.float32([6, 7, 8, 9, 10, 0, 0, 0]) / 8)
+
+
+def test_other_operands_are_packed_when_they_are_known():
+    graph = legal("graph g(%x: f32[n,2], %w: f32[b,2,20]) -> (%y) {\n%y = matmul(%x, %w)\n}")
+    assert "pack_panels f32[b,1,2,24]" in shape_of(graph)
+
+
+@pytest.mark.parametrize(
+    ("columns", "target", "width"), [(5, V3, 8), (16, V3, 16), (24, V3, 24), (70, V3, 24), (5, V4, 16), (48, V4, 48), (64, V4, 32)]
+)
+def test_panels_are_as_wide_as_the_register_tile(columns: int, target, width: int):
+    graph = legalize(parse(f"graph g(%x: f32[n,1], %w: f32[1,{columns}]) -> (%y) {{\n%y = matmul(%x, %w)\n}}"), target)
+    (pack,) = (n for n in graph.nodes if n.op == "pack_panels")
+    assert pack.attrs["width"] == width
+
+
+CONV = "strides=[1,1], pads=[[1,0],[0,2]], dilations=[1,1]"
+
+
+def test_padding_is_split_off_and_channels_come_last():
+    graph = legal(f"graph g(%x: f32[n,2,4,5]) -> (%y) {{\n%y = conv(%x, {weights(3, 2, 1, 2)}, {CONV})\n}}")
+    assert shape_of(graph) == [
+        "input f32[n,2,4,5]",
+        "transpose f32[n,4,5,2]",
+        "pad f32[n,5,7,2]",
+        "const f32[1,4,8]",
+        "unpack_panels f32[4,3]",
+        "reshape f32[1,1,2,2,3]",
+        "transpose f32[1,3,2,1,2]",
+        "reshape f32[3,2,1,2]",
+        "conv f32[n,5,6,3]",
+        "transpose f32[n,3,5,6]",
+    ]
+    conv = next(n for n in graph.nodes if n.op == "conv")
+    assert conv.attrs["pads"] == ((0, 0), (0, 0))
+    assert conv.attrs["layout"] == "channels_last"
+
+
+def test_a_convolution_that_has_this_form_gets_packed_weights_only():
+    graph = legal(
+        f"""graph g(%x: f32[n,4,5,2]) -> (%y) {{
+          %y = conv(%x, {weights(3, 2, 1, 1)}, strides=[1,1], pads=[[0,0],[0,0]], dilations=[1,1], layout="channels_last")
+        }}"""
+    )
+    assert not {"transpose", "pad"} & {n.op for n in graph.nodes if len(n.inputs[:1]) and n.inputs[0].node.op == "input"}
+    assert graph.outputs[0].node.op == "conv"
+
+
+def test_groups_are_packed_one_by_one():
+    graph = legal(f"graph g(%x: f32[n,4,4,5]) -> (%y) {{\n%y = conv(%x, {weights(6, 2, 1, 2)}, {CONV}, groups=2)\n}}")
+    assert "const f32[2,1,4,8]" in shape_of(graph)
+
+
+def test_depthwise_weights_are_taps_by_channels_and_padding_stays():
+    graph = legal(f"graph g(%x: f32[n,3,4,5]) -> (%y) {{\n%y = conv(%x, {weights(3, 1, 1, 2)}, {CONV}, groups=3)\n}}")
+    assert shape_of(graph) == [
+        "input f32[n,3,4,5]",
+        "transpose f32[n,4,5,3]",
+        "const f32[1,2,3]",
+        "unpack_taps f32[3,1,1,2]",
+        "conv f32[n,5,6,3]",
+        "transpose f32[n,3,5,6]",
+    ]
+
+
+def test_a_channel_multiplier_makes_groups_of_it():
+    graph = legal(f"graph g(%x: f32[n,3,4,5]) -> (%y) {{\n%y = conv(%x, {weights(6, 1, 1, 2)}, {CONV}, groups=3)\n}}")
+    assert "unpack_panels f32[3,2,2]" in shape_of(graph)
+
+
+def test_bodies_of_control_flow_are_legalized():
+    graph = legal(
+        f"""graph g(%c: bool[], %x: f32[2,2]) -> (%y) {{
+          %y = if_(%c, %x, then=graph yes(%v: f32[2,2]) -> (%r) {{
+            %r = matmul(%v, {weights(2, 2)})
+          }}, otherwise=graph no(%v: f32[2,2]) -> (%r) {{
+            %r = neg(%v)
+          }})
+        }}"""
+    )
+    branch = graph.outputs[0].node
+    assert [n.op for n in branch.attrs["then"].nodes] == ["input", "const", "unpack_panels", "matmul"]
+
+
+def test_a_graph_without_contractions_is_returned_as_it_is():
+    graph = parse("graph g(%x: f32[n]) -> (%y) {\n%y = neg(%x)\n}")
+    assert legalize(graph, V3) is graph
