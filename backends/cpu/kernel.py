@@ -48,14 +48,17 @@ class KernelEmitter(Emitter):
 
     def __init__(self) -> None:
         super().__init__()
+        self.scratch: dict[int, Dim] = {}  # id(Buf) -> its offset in scratch memory, the same each time that code for it is emitted
         self.scratch_used: Dim = 0
 
     def alloc(self, buf: Buf) -> None:
         if buf.space == "reg" or _on_stack(buf):
             super().alloc(buf)
             return
-        offset = self.value(size_expr(self.scratch_used))
-        self.scratch_used = self.scratch_used + _bytes(buf)
+        if id(buf) not in self.scratch:
+            self.scratch[id(buf)] = self.scratch_used
+            self.scratch_used = self.scratch_used + _bytes(buf)
+        offset = self.value(size_expr(self.scratch[id(buf)]))
         name = self.fresh("local")
         self.put(f"{name} = getelementptr inbounds i8, ptr %scratch, i64 {offset.text}")
         self.buffers[id(buf)] = name
