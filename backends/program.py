@@ -22,7 +22,7 @@ from ..ir.graph import Constant, Graph, Node, Value, input_value
 from ..ir.ops.registry import apply
 from ..ir.types import TensorType
 from .llvm import REGISTER_TYPES
-from .lower.kernel import body_symbols
+from .lower.sizes import plain_sizes
 
 ALIGN = 64
 NOMINAL = 64  # what a symbol counts when the layout of the arena is chosen; any value is correct
@@ -31,13 +31,17 @@ LARGEST = 1 << 40  # nominal bytes of a value: sums of these fit 64 bits
 
 @dataclass(frozen=True)
 class Kernel:
-    """One call of a fused kernel: `body` computes outputs from inputs."""
+    """One call of a fused kernel: `body` computes outputs from inputs.
+
+    code: the body over symbols of its own, which is what gets compiled; sizes: what its symbols stand for, in order.
+    """
 
     body: Graph
     inputs: tuple[Ref, ...]
     outputs: tuple[Ref, ...]
-    symbols: tuple[str, ...]
     loc: str
+    code: Graph
+    sizes: tuple[Dim, ...]
 
 
 @dataclass(frozen=True)
@@ -286,7 +290,7 @@ class _Planner:
                     raise UnsupportedOp(f"{inner!r}: native code does not compute with values of dtype {t.dtype} yet")
         inputs = tuple(self._use(self._ref(v)) for v in node.inputs)
         outputs = tuple(self._use(self._target(v, targets)) for v in node.outputs)
-        return Kernel(body, inputs, outputs, body_symbols(body), node.loc)
+        return Kernel(body, inputs, outputs, node.loc, *plain_sizes(body))
 
     def _scan(self, node: Node, targets: Mapping[Value, Ref]) -> list[Step]:
         """States are copied into buffers of their own, which the body reads and each iteration overwrites at its end."""
@@ -420,7 +424,7 @@ class _Planner:
         zeros, ones = (0,) * x.type.rank, (1,) * x.type.rank
         body = Graph("map", (inner,), (apply("slice", inner, starts=zeros, stops=result.shape, steps=ones),))
         self.refs[result] = self._new(result.type)
-        return [*steps, Kernel(body, (source,), (self.refs[result],), body_symbols(body), node.loc)]
+        return [*steps, Kernel(body, (source,), (self.refs[result],), node.loc, *plain_sizes(body))]
 
 
 def _moving(ref: Ref, loop: int, stride: Dim, length: Dim, reverse: bool) -> Ref:

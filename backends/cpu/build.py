@@ -25,6 +25,7 @@ from ...ir.graph import Graph
 from ...ir.loops import to_text
 from ...ir.ops.registry import op_def
 from ...ir.text import digest
+from ..lower.kernel import body_symbols
 from ..lower.lower import lower
 from ..program import Kernel, Program
 from ..runtime.native import Variant
@@ -63,8 +64,8 @@ def build(program: Program, target: Target, prefix: str, symbols: tuple[str, ...
     names: dict[int, str] = {}
     calls: list[tuple[str, Kernel]] = []
     for step in program.kernels():
-        symbol = "octavo_k_" + key_of(step.body, target)
-        bodies.setdefault(symbol, step.body)
+        symbol = "octavo_k_" + key_of(step.code, target)
+        bodies.setdefault(symbol, step.code)
         names[id(step)] = symbol
         calls.append((symbol, step))
     found = {symbol: code for symbol in bodies if (code := _cached(symbol)) is not None}
@@ -77,10 +78,15 @@ def build(program: Program, target: Target, prefix: str, symbols: tuple[str, ...
                 _remember(symbol, code)
                 if progress:
                     progress(len(found), len(bodies))
-    scratch = most_scratch([substitute(code.scratch, program.limits) for code in found.values()])
+    scratch = most_scratch({substitute(_scratch(found[s], step), program.limits) for s, step in calls})
     main = emit_main(program, prefix, symbols, names, scratch, target.triple.split("-")[0])
     objects = [*(found[s].data for s in sorted(found)), compile_module(main, target, effort=0)]
     return Built(Variant(target.requires, target.triple, prefix, objects), bodies, calls, scratch, cached)
+
+
+def _scratch(code: Code, step: Kernel) -> Dim:
+    """The scratch memory of a call, over the symbols of the program."""
+    return substitute(code.scratch, dict(zip(body_symbols(step.code), step.sizes, strict=True)))
 
 
 @cache

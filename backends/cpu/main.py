@@ -9,7 +9,7 @@ after it, each worker's scratch memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ...ir.dims import Dim, dim_max
 from ...ir.loops import size_expr
@@ -121,10 +121,11 @@ class MainEmitter(Emitter):
             slot = self.fresh("arg")
             self.put(f"{slot} = getelementptr inbounds ptr, ptr %arguments, i64 {k}")
             self.put(f"store ptr {pointer}, ptr {slot}")
-        for k, s in enumerate(step.symbols):
+        for k, size in enumerate(step.sizes):
+            value = self.dim(size).text
             slot = self.fresh("sym")
             self.put(f"{slot} = getelementptr inbounds i64, ptr %symbols, i64 {k}")
-            self.put(f"store i64 {self.symbols[s].text}, ptr {slot}")
+            self.put(f"store i64 {value}, ptr {slot}")
         name = self.names[id(step)]
         self.declarations.add(f"declare void @{name}(ptr, ptr, ptr, ptr, i64)")
         self.put(f"call void @{name}(ptr %arguments, ptr %symbols, ptr %threads, ptr %scratch, i64 %stride)")
@@ -240,7 +241,8 @@ def emit_main(program: Program, prefix: str, symbols: Sequence[str], names: Mapp
     main.report(program.outputs)
     kernels = program.kernels()
     most = max((len(k.inputs) + len(k.outputs) for k in kernels), default=0)
-    entry = [f"  %arguments = alloca [{max(1, most)} x ptr]", f"  %symbols = alloca [{max(1, len(symbols))} x i64]", *main.entry]
+    sizes = max((len(k.sizes) for k in kernels), default=0)
+    entry = [f"  %arguments = alloca [{max(1, most)} x ptr]", f"  %symbols = alloca [{max(1, sizes)} x i64]", *main.entry]
     parameters = "ptr %inputs, ptr %outputs, ptr %sizes, ptr %weights, ptr %workspace, ptr %threads"
     text = [f"define i32 @{prefix}_main({parameters}) {{", "entry:", flush, *entry, *main.lines, restore, "  ret i32 0", "}", ""]
     room = MainEmitter(program, symbols, names, scratch)
@@ -260,9 +262,9 @@ def emit_main(program: Program, prefix: str, symbols: Sequence[str], names: Mapp
     return "\n".join([*text, *sorted(main.declarations | room.declarations), ""])
 
 
-def most_scratch(sizes: Sequence[Dim]) -> Dim:
+def most_scratch(sizes: Iterable[Dim]) -> Dim:
     """The greatest scratch memory of any kernel."""
     most: Dim = 0
-    for s in sizes:
+    for s in sorted(sizes, key=str):
         most = dim_max(most, s)
     return most

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -40,13 +41,13 @@ def read_bandwidth(target: Target, nbytes: int = 256 << 20, repeats: int = 5) ->
     return nbytes / seconds / 1e9
 
 
-def _time(function: ctypes._CFuncPtr, pointer: int, count: int) -> float:
+def _time(function: Callable[[int, int], None], pointer: int, count: int) -> float:
     start = time.perf_counter()
     function(pointer, count)
     return time.perf_counter() - start
 
 
-def _function(text: str, target: Target) -> tuple[ctypes._CFuncPtr, object]:
+def _function(text: str, target: Target) -> tuple[Callable[[int, int], None], object]:
     address, owner = link_in_process([compile_module(text, target)], ["octavo_peak"])
     return ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(address), owner
 

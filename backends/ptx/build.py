@@ -52,9 +52,9 @@ def lowered(program: Program, target: Target) -> tuple[dict[str, LoopFunction], 
     symbols: dict[str, str] = {}
     launches: dict[int, list[Entry]] = {}
     for step in program.kernels():
-        key = digest(step.body)
+        key = digest(step.code)
         if key not in symbols:
-            function = lower(step.body, target)
+            function = lower(step.code, target)
             symbols[key] = symbol_of(step, function)
             functions.setdefault(symbols[key], function)
         launches[id(step)] = entries(functions[symbols[key]], symbols[key])

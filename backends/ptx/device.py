@@ -103,9 +103,7 @@ def check_device(target: Target) -> tuple[Any, Any]:
     driver, device = _open()
     if not _runs(target, device.compute_capability()):
         major, minor = device.compute_capability()
-        raise TargetError(
-            f"the GPU {device.name()} is of compute capability {major}.{minor} and cannot run code for {target.name}"
-        )
+        raise TargetError(f"the GPU {device.name()} is of compute capability {major}.{minor} and cannot run code for {target.name}")
     return driver, device
 
 

@@ -78,9 +78,7 @@ class PtxEmitter(Emitter):
 def _constant(buf: Buf) -> int:
     size: Dim = buf.size
     if not isinstance(size, int):
-        raise UnsupportedOp(
-            f"a GPU kernel needs scratch memory of a known size, not {buf.name}: {buf.dtype}[{size}]; pin the dims"
-        )
+        raise UnsupportedOp(f"a GPU kernel needs scratch memory of a known size, not {buf.name}: {buf.dtype}[{size}]; pin the dims")
     return max(size, 1)
 
 

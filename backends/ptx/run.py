@@ -13,6 +13,7 @@ import numpy as np
 
 from ...ir.dims import Dim, evaluate_dim
 from ...ir.interpret import interpret
+from ..lower.kernel import body_symbols
 from ..program import ALIGN, Branch, Copy, Define, Kernel, Loop, Place, Program, Ref, SetIndex, Step, weights
 from ..runtime.executable import Executable
 from ..runtime.signature import Signature
@@ -140,9 +141,10 @@ class _Call:
 
     def _launch(self, step: Kernel) -> None:
         pointers = [self.address(r) for r in (*step.inputs, *step.outputs)]
-        sizes = [self.env[s] for s in step.symbols]
+        sizes = [self._size(d) for d in step.sizes]
+        env = dict(zip(body_symbols(step.code), sizes, strict=True))
         for entry in self.owner.built.launches[id(step)]:
-            blocks = int(interpret(entry.blocks, self.env))
+            blocks = int(interpret(entry.blocks, env))
             if blocks > 0:
                 self.owner.device.launch(entry, blocks, pointers, sizes)
 

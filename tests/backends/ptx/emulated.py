@@ -77,5 +77,5 @@ def on_emulated(graph: Graph, target: str = "sm_80") -> tuple[Program, Built, Em
     bodies = {}
     for step in program.kernels():
         symbol = next(s for s in built.functions if built.launches[id(step)][0].symbol in (s, f"{s}_0"))
-        bodies[symbol] = step.body
+        bodies[symbol] = step.code
     return program, built, EmulatedDevice(built, bodies)

@@ -117,16 +117,16 @@ def test_launches_follow_the_sizes():
     code = built(KINDS["map"](), "sm_80")
     ((entry,),) = code.launches.values()
     assert entry.threads == 256
-    assert int(interpret(entry.blocks, {"n": 1})) == 2  # 300 elements
-    assert int(interpret(entry.blocks, {"n": 64})) == 75
+    assert int(interpret(entry.blocks, {"s0": 1})) == 2  # 300 elements
+    assert int(interpret(entry.blocks, {"s0": 64})) == 75
 
 
 def test_the_text_lists_the_launches():
     lines = built(KINDS["concat"](), "sm_80").text.splitlines()
     launches = [line for line in lines if "<<<" in line and "kernel<<<" not in line]
     assert [line.partition("<<<")[2] for line in launches] == [
-        "(-1 * ((-5 * n) // 256)), 256>>>",
-        "(-1 * ((-9 * n) // 256)), 256>>>",
+        "(-1 * ((-5 * s0) // 256)), 256>>>",
+        "(-1 * ((-9 * s0) // 256)), 256>>>",
     ]
 
 
