@@ -233,6 +233,13 @@ def _single_atom(d: Dim) -> Atom | None:
     return None
 
 
+def check_sizes(sizes: Mapping[str, object]) -> None:
+    """Raises ModelError unless each symbol's size is an int that is not negative."""
+    for name, size in sizes.items():
+        if type(size) is not int or size < 0:
+            raise ModelError(f"the dimension {name} cannot be {size!r}; give an integer that is not negative")
+
+
 def dim_product(dims: Iterable[Dim]) -> Dim:
     total: Dim = 1
     for d in dims:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..ir.dims import Dim, DimExpr, substitute, symbols_of
+from ..ir.dims import Dim, DimExpr, check_sizes, substitute, symbols_of
 from ..ir.errors import ModelError
 from ..ir.graph import Graph, Node, Value, input_value, substitute_type
 from ..ir.ops.registry import apply_node
@@ -21,9 +21,7 @@ def pin(graph: Graph, dims: Mapping[str, int]) -> Graph:
     if unknown:
         known = ", ".join(graph.symbols) or "none: every input shape is fixed"
         raise ModelError(f"no input has a dimension named {unknown[0]!r}; the symbols are {known}")
-    for name, size in dims.items():
-        if type(size) is not int or size < 0:
-            raise ModelError(f"the dimension {name} cannot be {size!r}; give an integer that is not negative")
+    check_sizes(dims)
     return _substitute(graph, dims) if dims else graph
 
 

@@ -113,7 +113,8 @@ def _is_ours(op: str) -> bool:
     """Whether an op's definition is part of this package, whose sources are in the key."""
     definition = op_def(op)
     home = __name__.rsplit(".", 3)[0]
-    meanings = (definition.fn, definition.loops, definition.infer, definition.reduction and definition.reduction.step)
+    monoid = vars(definition.reduction).values() if definition.reduction else ()
+    meanings = (definition.fn, definition.loops, definition.infer, *monoid)
     return all(f is None or (getattr(f, "__module__", "") or "").startswith(home + ".") for f in meanings)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto
 
-from ...ir.dims import Dim, DimExpr, parse_dim, substitute, symbol, symbols_of
+from ...ir.dims import Dim, DimExpr, check_sizes, parse_dim, substitute, symbol, symbols_of
 from ...ir.errors import ModelError, OctavoError, ShapeError, UnsupportedOp
 from ...ir.graph import Graph, Node, Value, const_value, input_value
 from ...ir.types import TensorType
@@ -134,6 +134,7 @@ class ModelImporter:
         self.model = model
         self.folder = folder
         self.pinned = dict(dims or {})
+        check_sizes(self.pinned)
         self.constants = dict(constants or {})
         self.wanted: set[str] = set()  # inputs on whose contents shapes depend
         self.report: list[Unsupported] = []

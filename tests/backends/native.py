@@ -18,7 +18,7 @@ from octavo.ir.types import dtype_of, i64
 LANES = 16
 GUARD = 1 << 18  # bytes after the scratch memory that nobody may touch
 
-_ENTRY = """
+ENTRY = """
 define void @entry(ptr %buffers, ptr %symbols, ptr %threads, ptr %scratch, i64 %stride) {
   call void @kernel(ptr %buffers, ptr %symbols, ptr %threads, ptr %scratch, i64 %stride)
   ret void
@@ -29,7 +29,7 @@ define void @entry(ptr %buffers, ptr %symbols, ptr %threads, ptr %scratch, i64 %
 def execute(function: LoopFunction, arrays: Sequence[np.ndarray], sizes: dict[str, int] | None = None, target: Target | None = None):
     """Run the function's machine code over arrays, one for each parameter, which it may change."""
     sizes = sizes or {}
-    code = compile_module(emit_kernel(function, "kernel") + _ENTRY, target or find_target("native"))
+    code = compile_module(emit_kernel(function, "kernel") + ENTRY, target or find_target("native"))
     address, owner = link_in_process([code], ["entry"])
     run = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4, ctypes.c_int64)(address)
     needed = evaluate_dim(scratch_bytes(function), sizes)
