@@ -183,7 +183,7 @@ def _unpacks(node: Node, readers: tuple[Node, ...]) -> bool:
     if any(op_def(r.op).kind == "contraction" and r.inputs[0].node is node for r in readers):
         return False
     below = node
-    while below.op in ("reshape", "transpose"):
+    while below.op in ("reshape", "transpose", "cast"):
         below = below.inputs[0].node
     return below.op in UNPACK
 

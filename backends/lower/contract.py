@@ -100,7 +100,8 @@ class _Contract:
         self.bound = {v: buffers[operands[v.node.attrs["name"]]] for v in self.flat.inputs[:-1]}
         aliased = isinstance(what.row_stride, int) and what.row_stride * what.a.dtype.itemsize % ALIAS_BYTES == 0
         wide = not isinstance(what.n, int) or what.n >= 4 * self.tile.width
-        self.staged = self.direct is None or (aliased and wide)
+        narrow = what.a.dtype.is_float and what.a.dtype is not self.dtype  # widened once, as they are staged
+        self.staged = self.direct is None or narrow or (aliased and wide)
         from_depth = DEEP_STAGED if self.staged else DEEP
         self.deep = isinstance(self.depth, int) and self.depth >= from_depth and len(what.k) > 1
         self.inner: tuple[Dim, ...] = what.k[-1:] if self.deep else what.k  # summed without leaving the registers
@@ -215,7 +216,8 @@ class _Contract:
         """
         what, names = self.what, self.names
         stride = ceildiv(dim_product(self.inner), 16) * 16 + 16
-        buffer = Buf(names.var("stage").name, what.a.dtype, "local", stride * rows)
+        wide = self.dtype if self.dtype.is_float else what.a.dtype
+        buffer = Buf(names.var("stage").name, wide, "local", stride * rows)
         r = names.var("r")
         m = unravel(first + r, what.m)
         moves = strides_of(self.inner)
@@ -224,7 +226,7 @@ class _Contract:
             def element(offset: Expr, lane: Expr) -> Sequence[Stmt]:
                 k = (*outer, offset + lane)
                 value = self.reads.at(what.a, what.a_index(place.batch, m, (*place.chunk, *k)))
-                return [Store(buffer, r * size_expr(stride) + linear(k, moves), value)]
+                return [Store(buffer, r * size_expr(stride) + linear(k, moves), LOOPS.cast(value, wide))]
 
             return spread(names, self.inner[-1], 16, element)
 

@@ -172,12 +172,17 @@ def epilogue(body: Graph, node: Node) -> tuple[Graph, Value]:
     """The pointwise work after the contraction, over collapsed dims (the last, its columns, alone), and the value it starts from."""
     start = input_value("contraction", node.types[0])
     new: dict[Node, tuple[Value, ...]] = {node: (start,)}
-    for v in body.inputs:
-        new[v.node] = (v,)
+    after: set[Node] = set()
+    stack = [v.node for v in body.outputs]
+    while stack:
+        n = stack.pop()
+        if n is not node and n not in after:
+            after.add(n)
+            stack.extend(v.node for v in n.inputs)
     for n in body.nodes:
-        if n not in new and op_def(n.op).kind in ("pointwise", "leaf"):
-            new[n] = n.with_inputs([new[v.node][v.index] for v in n.inputs]).outputs
-    used = [v for v in body.inputs if any(v.node is i.node for n in body.nodes if op_def(n.op).kind == "pointwise" for i in n.inputs)]
+        if n in after:
+            new[n] = n.outputs if n.op == "input" else n.with_inputs([new[v.node][v.index] for v in n.inputs]).outputs
+    used = [v for v in body.inputs if v.node in after]
     graph = Graph(body.name, (*used, start), tuple(new[v.node][v.index] for v in body.outputs))
     flat = collapse(graph, node.types[0].shape, keep_last=True)
     return flat, flat.inputs[-1]

@@ -42,11 +42,14 @@ def _matmul(node: Node, inputs: tuple[Value, ...], target: Target) -> Value:
 
 
 def _packed(matrix: Value, node: Node, target: Target) -> Value:
-    """[..., k, n] packed and read back."""
-    n = matrix.shape[-1]
+    """[..., k, n] packed and read back.  Constants of narrow floats are widened once here, not at every use."""
+    n, narrow = matrix.shape[-1], matrix.dtype
     width = tile_for(target, compute_dtype(node.types[0].dtype), n).width
-    panels = _folded("pack_panels", matrix, node.loc, width=width)
-    return apply("unpack_panels", panels, columns=n, loc=node.loc)
+    wide = compute_dtype(narrow)
+    if matrix.is_const and wide is not narrow:
+        matrix = const_value(matrix.array.astype(wide.np), node.loc)
+    unpacked = apply("unpack_panels", _folded("pack_panels", matrix, node.loc, width=width), columns=n, loc=node.loc)
+    return unpacked if unpacked.dtype is narrow else apply("cast", unpacked, to=narrow, loc=node.loc)
 
 
 def _conv(node: Node, inputs: tuple[Value, ...], target: Target) -> Value:

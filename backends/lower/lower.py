@@ -17,16 +17,27 @@ from .row import lower_row
 LANES = 16  # elements that map and row loops handle at once, on every target: partial sums are then the same everywhere
 
 
+def template(body: Graph) -> str:
+    """The template that computes a kernel: contract, depthwise, row, opaque or map."""
+    kinds = {op_def(n.op).kind for n in body.nodes}
+    if "contraction" in kinds:
+        return "depthwise" if is_depthwise(contraction_of(body)) else "contract"
+    if "reduction" in kinds:
+        return "row"
+    return "opaque" if "opaque" in kinds else "map"
+
+
 def lower(body: Graph, target: Target) -> LoopFunction:
     """The loops of one kernel.  Raises CodegenError for a body that no template computes."""
-    kinds = {op_def(n.op).kind for n in body.nodes}
     grid = target.kind == "gpu"
-    if "contraction" in kinds:
-        if is_depthwise(contraction_of(body)):
+    match template(body):
+        case "contract":
+            return lower_contract_grid(body, target) if grid else lower_contract(body, target)
+        case "depthwise":
             return lower_depthwise(body, LANES, grid)
-        return lower_contract_grid(body, target) if grid else lower_contract(body, target)
-    if "reduction" in kinds:
-        return lower_row(body, LANES, grid)
-    if "opaque" in kinds:
-        return lower_opaque(body, grid)
-    return lower_map(body, LANES, grid)
+        case "row":
+            return lower_row(body, LANES, grid)
+        case "opaque":
+            return lower_opaque(body, grid)
+        case _:
+            return lower_map(body, LANES, grid)
