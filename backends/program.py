@@ -462,17 +462,17 @@ def _nominal_offsets(places: Sequence[Place]) -> dict[Place, int]:
 
 
 def _directly_above(places: Sequence[Place], start: Mapping[Place, int]) -> dict[Place, dict[Place, None]]:
-    """place -> its lower neighbours at any time.  All others below it that live beside it are below one of these."""
+    """place -> its lower neighbours whenever one of both begins to live.  All others below it beside it are below one of these."""
     above: dict[Place, dict[Place, None]] = {p: {} for p in places}
     events = sorted([(p.first, 1, k) for k, p in enumerate(places)] + [(p.last + 1, 0, k) for k, p in enumerate(places)])
     live: list[tuple[int, int]] = []  # (start, place number) of those that live now
     for _, begins, k in events:
         at = bisect_left(live, (start[places[k]], k))
-        if begins:
-            live.insert(at, (start[places[k]], k))
-        else:
-            del live[at]
-        for low, high in pairwise(live[max(0, at - 1) : at + 2 if begins else at + 1]):
+        if not begins:
+            del live[at]  # its neighbours are neighbours now, but have it between them in `above`
+            continue
+        live.insert(at, (start[places[k]], k))
+        for low, high in pairwise(live[max(0, at - 1) : at + 2]):
             above[places[high[1]]][places[low[1]]] = None
     return above
 

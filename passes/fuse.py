@@ -166,14 +166,11 @@ def _feeds_row(node: Node, readers: tuple[Node, ...], group: _Group) -> bool:
     """A row takes in pointwise producers of its full shape, and windows, which only it can read without storing them."""
     anchor = group.members[0]
     full = anchor.inputs[0].shape
-    if node.types[0].shape != full or any(v.node is node for v in anchor.inputs[1:]):
+    if node.types[0].shape != full:
         return False
     if node.op == "window":
         return all(r is anchor or op_def(r.op).kind == "pointwise" for r in readers)
-    if op_def(node.op).kind != "pointwise" and node.op not in ("broadcast_to", "slice"):
-        return False
-    windowed = anchor.inputs[0].node.op == "window"
-    return not windowed
+    return op_def(node.op).kind == "pointwise" or node.op in ("broadcast_to", "slice")
 
 
 def _unpacks(node: Node, readers: tuple[Node, ...]) -> bool:

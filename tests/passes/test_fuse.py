@@ -141,6 +141,10 @@ ROWS = {
         graph("x: f32[n,4], s: f32[4], b: f32[4]", "%a = neg(%s); %y = layer_norm(%x, %a, %b, axis=1, epsilon=1e-5)"),
         None,
     ),
+    "unless it has the row's full shape": (
+        graph("x: f32[4], s: f32[4], b: f32[4]", "%a = neg(%s); %y = layer_norm(%x, %a, %b, axis=0, epsilon=1e-5)"),
+        ["row: reduce_sum mul sub mul reduce_sum mul add sqrt reciprocal mul neg mul add"],
+    ),
     "a window goes into the row that pools it": (
         graph(
             "x: f32[n,8]",
