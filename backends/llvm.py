@@ -63,6 +63,7 @@ class _Vector:
     var: Var
     lanes: int
     mask: str | None  # SSA name of <lanes x i1>, or None when every lane is live
+    hidden: str | None  # the same, but no constant to LLVM: for use with another mask
 
 
 @dataclass
@@ -271,12 +272,12 @@ class Emitter:
 
     def _live(self, vector: _Vector, mask: Val | None, buf: Buf) -> str | None:
         """The lanes that may touch memory; dead lanes of registers do no harm."""
-        live = vector.mask if buf.space != "reg" else None
-        if mask is not None:
-            wide = self.splat(mask, vector.lanes).text
-            t = f"<{vector.lanes} x i1>"
-            live = wide if live is None else self.define(f"and {t} {live}, {wide}", bool_, vector.lanes).text
-        return live
+        if mask is None:
+            return vector.mask if buf.space != "reg" else None
+        wide = self.splat(mask, vector.lanes).text
+        if buf.space == "reg" or vector.hidden is None:
+            return wide
+        return self.define(f"and <{vector.lanes} x i1> {vector.hidden}, {wide}", bool_, vector.lanes).text
 
     def _scalar_load(self, e: Load, mask: Val | None, other: Val | None) -> Val:
         """One element for all lanes: an index that moves by 0 is the same with the lane variable at 0."""
@@ -721,14 +722,19 @@ class Emitter:
         if self.vector is not None:
             raise CodegenError("a vector loop stands inside another")
         lanes = self._constant_extent(s)
-        mask = None
+        mask = hidden = None
         if s.limit is not None:
-            limit = self.splat(self.value(s.limit), lanes)
-            iota = "<" + ", ".join(f"i64 {k}" for k in range(lanes)) + ">"
-            mask = self.define(f"icmp slt <{lanes} x i64> {iota}, {limit.text}", bool_, lanes).text
-        self.vector = _Vector(s.var, lanes, mask)
+            limit = self.value(s.limit)
+            mask = self._first_lanes(limit, lanes)
+            # LLVM 22 reads without a mask for AVX2 where `and` with a constant leaves none of a register's lanes live.
+            hidden = self._first_lanes(self.define(f'call i64 asm "", "=r,0"(i64 {limit.text})', i64), lanes)
+        self.vector = _Vector(s.var, lanes, mask, hidden)
         self.body(s.body)
         self.vector = None
+
+    def _first_lanes(self, limit: Val, lanes: int) -> str:
+        iota = "<" + ", ".join(f"i64 {k}" for k in range(lanes)) + ">"
+        return self.define(f"icmp slt <{lanes} x i64> {iota}, {self.splat(limit, lanes).text}", bool_, lanes).text
 
     def _if(self, s: If) -> None:
         condition = self.value(s.condition)

@@ -1,0 +1,139 @@
+"""No kernel touches a byte outside its buffers: inputs, outputs, constants and workspace lie against unreadable pages.
+
+All cases run in a child process, which a byte outside would kill.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import octavo
+import pytest
+from octavo import ops
+from octavo.backends.target import runnable
+from octavo.compiler.model import Model
+from octavo.ir.dims import symbol
+from octavo.ir.graph import Graph, input_value
+from octavo.ir.ops.registry import OPS, Sample, apply, apply_node
+from octavo.ir.types import TensorType, dtype_of
+from octavo.tests.backends.guarded import SIDES, Guard, run_guarded
+from octavo.tests.backends.templates import templates
+from octavo.tests.fuzz.isolate import Crash, each
+
+LEVELS = [t.name for t in runnable() if not t.name.endswith("vnni")]
+TEMPLATES = {t.name: t for t in templates()}
+DTYPES = ("f32", "f16", "f64", "bf16", "i8", "u8", "i32", "i64", "bool")
+LENGTHS = (0, 1, 3, 7, 8, 9, 15, 16, 17, 33, 65)
+OPERATIONS = sorted(name for name, op in OPS.items() if op.samples and op.kind not in ("leaf", "kernel"))
+
+
+def compare(model: Model, arrays: Sequence[np.ndarray]) -> str:
+    """What a run under guard does differently from one in ordinary memory, or ""."""
+    expected = model.executable.run(arrays)
+    for side in SIDES:
+        for actual, e in zip(run_guarded(model.executable, arrays, side), expected, strict=True):
+            if actual.tobytes() != e.tobytes():
+                return f"other results with buffers at the {side} of their pages"
+    return ""
+
+
+def survives(work: Callable[[Any], str], names: Sequence[Any]) -> None:
+    """`work` on every name finds nothing and lives."""
+    failed = [done for done in each(work, names) if done.result]
+    assert not failed, "\n".join(f"{f.item}: {f.result.reason if isinstance(f.result, Crash) else f.result}" for f in failed)
+
+
+def test_a_byte_outside_kills_the_process():
+    def touch(at: int) -> str:
+        guard = Guard("end" if at > 0 else "start")
+        ctypes.c_uint8.from_address(guard.aligned(64).ctypes.data + at).value = 1
+        return "survived"
+
+    results = {done.item: done.result for done in each(touch, [0, 63, 64, -1])}
+    assert results[0] == results[63] == "survived"
+    assert "SIGSEGV" in results[64].reason
+    assert "SIGSEGV" in results[-1].reason
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_templates(level: str):
+    def run(name: str) -> str:
+        model = octavo.compile(TEMPLATES[name].graph(), target=level, threads=1)
+        return compare(model, TEMPLATES[name].arrays(1)) or compare(model, TEMPLATES[name].arrays(3))
+
+    survives(run, list(TEMPLATES))
+
+
+@pytest.mark.skipif("x86-64-v3" not in LEVELS, reason="this processor has no AVX2")
+def test_a_condition_on_the_first_lanes_of_a_vector_reads_no_others():
+    def run(rows: int) -> str:
+        x = input_value("x", octavo.spec("f32", (2, rows, 5)))
+        near = apply("window", x, axes=(1,), kernel=(3,), strides=(1,), dilations=(1,), low=(1,), high=(1,), fill=0.0)
+        graph = Graph("window", (x,), (ops.reduce_sum(near, axes=(3,), keepdims=False),))
+        return compare(octavo.compile(graph, target="x86-64-v3"), [np.ones((2, rows, 5), np.float32)])
+
+    survives(run, [3, 7])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_odd_lengths_of_every_dtype(level: str):
+    def run(dtype: str) -> str:
+        model = octavo.compile(odd_lengths(dtype), target=level, threads=1)
+        rng = np.random.default_rng(3)
+        for n in LENGTHS:
+            arrays = [rng.integers(0, 2, (n, *s.shape[1:])).astype(s.np) for s in model.inputs]
+            if problem := compare(model, arrays):
+                return f"{n}: {problem}"
+        return ""
+
+    survives(run, list(DTYPES))
+
+
+def odd_lengths(dtype: str) -> Graph:
+    """Vectors of every kind of kernel that takes the dtype: straight, strided, backwards, masked, reduced and copied."""
+    n = symbol("n")
+    x = input_value("x", octavo.spec(dtype, ("n",)))
+    m = input_value("m", octavo.spec(dtype, ("n", 5)))
+    c = input_value("c", octavo.spec("bool", ("n",)))
+    rows = ops.reshape(x, shape=(n, 1))
+    results = [
+        ops.where(c, x, ops.cast(c, to=dtype_of(dtype))),
+        *(ops.cast(x, to=dtype_of(to)) for to in ("f32", "f16", "i8", "bool", "i64")),
+        ops.eq(m, rows),
+        ops.transpose(m, perm=(1, 0)),
+        ops.concat(m, rows, m, axis=1),
+        ops.concat(x, x, axis=0),
+        ops.slice(x, starts=(n - 1,), stops=(-1,), steps=(-1,)),
+        ops.slice(m, starts=(0, 1), stops=(n, 5), steps=(1, 2)),
+        ops.pad(x, low=(3,), high=(1,), mode="constant", value=1.0),
+        ops.gather(x, ops.cast(m, to=dtype_of("i64")), axis=0) if dtype == "u8" else ops.tile(x, repeats=(3,)),
+    ]
+    if dtype == "bool":
+        results += [ops.reduce_and(m, axes=(1,), keepdims=False), ops.reduce_or(m, axes=(0,), keepdims=False)]
+    else:
+        results += [ops.reduce_sum(m, axes=axes, keepdims=False) for axes in ((0,), (1,), (0, 1))]
+        results += [ops.max(x, x), ops.cumsum(x, axis=0, exclusive=False, reverse=False)]
+    return Graph("odd_lengths", (x, m, c), tuple(results))
+
+
+@pytest.mark.parametrize("side", range(2))
+def test_every_op(side: int):
+    """On its conformance samples; the ops are shared out among the processor levels."""
+
+    def run(name: str) -> str:
+        make = OPS[name].samples
+        samples: list[Sample] = list(make(np.random.default_rng(5)))[:2] if make else []
+        inputs, outputs, arrays = [], [], []
+        for k, sample in enumerate(samples):
+            operands = [input_value(f"s{k}_{j}", TensorType(dtype_of(a.dtype), a.shape)) for j, a in enumerate(sample.inputs)]
+            attrs = {**sample.attrs, "symbol": f"kept{k}"} if "symbol" in sample.attrs else sample.attrs
+            inputs += operands
+            outputs += apply_node(name, operands, attrs).outputs
+            arrays += sample.inputs
+        level = LEVELS[OPERATIONS.index(name) % len(LEVELS)]
+        return compare(octavo.compile(Graph(name, tuple(inputs), tuple(outputs)), target=level, threads=1), arrays)
+
+    survives(run, OPERATIONS[side::2])
