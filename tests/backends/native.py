@@ -45,7 +45,9 @@ def execute(function: LoopFunction, arrays: Sequence[np.ndarray], sizes: dict[st
 Expressions = Callable[..., list[Expr]]  # (index, *buffers) -> an expression for each result
 
 
-def computed(make: Expressions, arrays: Sequence[np.ndarray], count: int, vector: bool) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def computed(
+    make: Expressions, arrays: Sequence[np.ndarray], count: int, vector: bool, target: Target | None = None
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """`count` elements of each expression as (native code, NumPy); with `vector` 16 at a time and the last ones masked."""
     inputs = [Buf(f"x{k}", dtype_of(a.dtype)) for k, a in enumerate(arrays)]
     q, v = Var("q"), Var("v")
@@ -62,7 +64,7 @@ def computed(make: Expressions, arrays: Sequence[np.ndarray], count: int, vector
             body.append(For(q, Const(count, i64), (store,)))
     results = [np.zeros(count, b.dtype.np) for b in outputs]
     function = LoopFunction("kernel", (*inputs, *outputs), len(inputs), (), tuple(body))
-    execute(function, [*arrays, *results])
+    execute(function, [*arrays, *results], target=target)
     memory = dict(zip(inputs, arrays, strict=True))
     at = np.arange(count)
     env = {"q": at // LANES, "v": at % LANES} if vector else {"q": at}

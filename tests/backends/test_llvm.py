@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from octavo.backends.cpu.kernel import emit_kernel
 from octavo.backends.llvm import Emitter, bf16_bits
+from octavo.backends.target import Target, runnable
 from octavo.ir.dims import symbol
 from octavo.ir.errors import CodegenError
 from octavo.ir.interpret import interpret
@@ -202,7 +203,8 @@ MEMORY = [f32, DTYPES["f16"], DTYPES["bf16"], DTYPES["i64"], DTYPES["u8"], bool_
 
 @both
 @pytest.mark.parametrize("dtype", MEMORY, ids=str)
-def test_reads(dtype: DType, vector: bool):
+@pytest.mark.parametrize("target", runnable(), ids=lambda t: t.name)
+def test_reads(target: Target, dtype: DType, vector: bool):
     data = np.concatenate([operands(dtype, 11)] * 4)
     places = np.random.default_rng(12).integers(0, len(data), COUNT)
     half = np.arange(COUNT) % 2 == 0
@@ -231,7 +233,7 @@ def test_reads(dtype: DType, vector: bool):
 
     names = ["next", "one", "strided", "backwards", "gathered", "masked", "strided and masked", "gathered and masked"]
     names += ["one if", "one unless", "one unless, else each", "one for some", "always", "never"]
-    assert_same(names, computed(make, [data, places, half], COUNT, vector))
+    assert_same(names, computed(make, [data, places, half], COUNT, vector, target))
 
 
 def test_an_index_that_does_not_move_may_mention_the_lane():
