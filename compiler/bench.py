@@ -59,6 +59,7 @@ class BenchReport:
     inputs: dict[str, str]
     threads: int
     machine: Machine
+    scheduling: str
     results: tuple[Measured, ...]
     failures: dict[str, str]  # peers that could not run the model, and what they said
 
@@ -75,8 +76,11 @@ def bench(
     threads: int = 1,
     seconds: float = 3.0,
     rounds: int = 7,
+    realtime: bool = False,
 ) -> BenchReport:
     """Measure a saved artifact, and `against` peers the ONNX file that it was made from; `seconds` of running for each of them.
+
+    realtime: at real-time priority where permitted, so that other work on the machine disturbs little.
 
     Raises OctavoError when Octavo's own process fails, when there is no such peer, or none of the peers is installed or runs.
     """
@@ -93,7 +97,7 @@ def bench(
         try:
             for name in ("octavo", *against):
                 report(f"load in {name}")
-                contender = _Contender(name, artifact if name == "octavo" else Path(onnx or ""), feeds_file, threads)
+                contender = _Contender(name, artifact if name == "octavo" else Path(onnx or ""), feeds_file, threads, realtime)
                 running[name] = contender
                 try:
                     contender.load()
@@ -108,24 +112,26 @@ def bench(
                 for name, contender in running.items():
                     report(f"run {name}", k * len(running) + list(running).index(name), rounds * len(running))
                     contender.run(seconds / rounds)
+            scheduling = running["octavo"].facts["scheduling"]
             results = tuple(c.result(running["octavo"]) for c in running.values())
         finally:
             for contender in running.values():
                 contender.close()
     inputs = {name: f"{array.dtype}{list(array.shape)}" for name, array in feeds.items()}
-    return BenchReport((onnx or artifact).name, inputs, threads, describe_machine(), results, failures)
+    return BenchReport((onnx or artifact).name, inputs, threads, describe_machine(), scheduling, results, failures)
 
 
 class _Contender:
     """The parent's end of a `contender` process."""
 
-    def __init__(self, name: str, model: Path, feeds: Path, threads: int):
+    def __init__(self, name: str, model: Path, feeds: Path, threads: int, realtime: bool):
         self.name = name
         self.rounds: list[list[float]] = []
         self.facts: dict[str, Any] = {}
         environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
         package = __name__.rpartition(".")[0]
         command = [sys.executable, "-m", f"{package}.contender", name, str(model), str(feeds), str(threads)]
+        command.append("realtime" if realtime else "normal")
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
         )

@@ -1,9 +1,10 @@
 """One runtime in a process of its own, driven line by line by `bench`: load a model, run it for a while, give the times.
 
-The process is pinned to as many cores as it has threads.  It reads commands and writes answers as JSON lines; whatever a
-library prints goes to stderr.  Loading means from the file to a callable, without the import of the runtime itself.
+The process is pinned to as many cores as it has threads, at real-time priority if asked and permitted.  It reads commands and
+writes answers as JSON lines; whatever a library prints goes to stderr.  Loading means from the file to a callable, without the import
+of the runtime itself.
 
-    {"do": "load"}                 -> {"version": "1.32.0", "load_ms": 12.1, "first_ms": 3.0}
+    {"do": "load"}                 -> {"version": "1.32.0", "load_ms": 12.1, "first_ms": 3.0, "scheduling": "normal priority, core 0"}
     {"do": "run", "seconds": 0.5}  -> {"ms": [2.1, 2.0, ...]}
     {"do": "end"}                  -> {"peak_rss_mb": 120.5}
 """
@@ -21,9 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from .. import __version__
-from ..ir.errors import OctavoError
 from .artifact import load
-from .machine import available_cores
+from .machine import pinned
 
 Feeds = Mapping[str, np.ndarray]
 Run = Callable[[Feeds], object]
@@ -74,9 +74,7 @@ RUNTIMES: dict[str, Callable[[int], tuple[str, Opener]]] = {
 }
 
 
-def _serve(runtime: str, model: str, feeds_file: str, threads: int) -> None:
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, available_cores()[:threads])
+def _serve(runtime: str, model: str, feeds_file: str, threads: int, scheduling: str) -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
 
@@ -95,14 +93,15 @@ def _serve(runtime: str, model: str, feeds_file: str, threads: int) -> None:
                 run = open_model(model)
                 loaded_at = time.perf_counter()
                 run(feeds)
-                answer(version=version, load_ms=(loaded_at - start) * 1e3, first_ms=(time.perf_counter() - loaded_at) * 1e3)
+                first_ms = (time.perf_counter() - loaded_at) * 1e3
+                answer(version=version, load_ms=(loaded_at - start) * 1e3, first_ms=first_ms, scheduling=scheduling)
             elif command["do"] == "run":
                 assert run is not None, "load comes before run"
                 answer(ms=_time(run, feeds, command["seconds"]))
             else:
                 answer(peak_rss_mb=_peak_rss_mb())
                 return
-        except (OctavoError, ImportError, RuntimeError, ValueError) as e:
+        except Exception as e:  # whatever a peer raises is its answer
             answer(error=f"{type(e).__name__}: {e}")
 
 
@@ -128,4 +127,5 @@ def _time(run: Run, feeds: Feeds, seconds: float) -> list[float]:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    with pinned(int(sys.argv[4]), sys.argv[5] == "realtime") as how:
+        _serve(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), how)

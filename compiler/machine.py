@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +68,30 @@ def available_cores() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
+
+
+@contextmanager
+def pinned(threads: int, realtime: bool = False) -> Iterator[str]:
+    """Keep this thread, and those that it starts, on the first `threads` cores; gives the scheduling in words.
+
+    realtime: at the lowest real-time priority too, before everything ordinary on these cores, where the system permits that.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        yield "normal priority, not pinned"
+        return
+    cores, policy, parameters = os.sched_getaffinity(0), os.sched_getscheduler(0), os.sched_getparam(0)
+    chosen = sorted(cores)[:threads]
+    os.sched_setaffinity(0, chosen)
+    priority = "normal priority"
+    if realtime:
+        with suppress(PermissionError):
+            os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+            priority = "real-time priority (SCHED_RR 1)"
+    try:
+        yield f"{priority}, {'core' if len(chosen) == 1 else 'cores'} {', '.join(map(str, chosen))}"
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
+        os.sched_setaffinity(0, cores)
 
 
 def _cpuinfo() -> dict[str, str]:

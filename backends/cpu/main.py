@@ -222,13 +222,21 @@ _FLUSH = {
 }
 
 
-def emit_main(program: Program, prefix: str, symbols: Sequence[str], names: Mapping[int, str], scratch: Dim, processor: str) -> str:
+def emit_main(
+    program: Program,
+    prefix: str,
+    symbols: Sequence[str],
+    names: Mapping[int, str],
+    scratch: Dim,
+    processor: str,
+    emitter: type[MainEmitter] = MainEmitter,
+) -> str:
     """The LLVM module text of a program's entry points.
 
     symbols: the order of `sizes`; names: id(Kernel step) -> the symbol of its code; scratch: bytes that the greediest kernel needs;
-    processor: "x86_64" or "aarch64".
+    processor: "x86_64" or "aarch64"; emitter: what emits the steps.
     """
-    main = MainEmitter(program, symbols, names, scratch)
+    main = emitter(program, symbols, names, scratch)
     flush, restore, mode = _FLUSH[processor]
     main.declarations |= mode
     offsets, size = main.arena()

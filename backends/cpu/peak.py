@@ -1,59 +1,82 @@
-"""What this machine can do at most, measured: multiply-adds and bytes a second of one core.
+"""What this machine can do at most, measured: multiply-adds and bytes a second.
 
 Clocks change by a third between runs and processors differ, so a share of the peak means something only when the peak was measured
-next to the kernel.
+next to the kernel: create one `Peaks`, then call it between runs.
 """
 
 from __future__ import annotations
 
 import ctypes
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from ..runtime.executable import aligned
 from ..runtime.native import link_in_process
 from ..target import Target
 from .build import compile_module
 
-STEPS = 100_000
+STEPS = 100_000  # of the multiply-add loop: a few tenths of a millisecond
+ACCUMULATORS = 8  # of the reading loop
+BUFFER_BYTES = 256 << 20  # of each thread; a cache shared by a whole processor may hold that, the cores' own do not
+
+Loop = Callable[[int, int], None]  # (address, count)
 
 
-def fma_peak(target: Target, repeats: int = 10) -> float:
-    """f32 multiply-adds of one core in GFLOP/s (two operations each): independent chains in registers, best of `repeats`."""
-    lanes = target.lanes(32)
-    chains = 24 if target.registers >= 32 else 12
-    function, owner = _function(_fma_loop(lanes, chains), target)
-    out = np.zeros(lanes * chains, np.float32)
-    seconds = min(_time(function, out.ctypes.data, STEPS) for _ in range(repeats))
-    del owner
-    return 2 * chains * lanes * STEPS / seconds / 1e9
+class Peaks:
+    """Measures the peaks of `threads` cores at once, f32 vectors of a target."""
+
+    def __init__(self, target: Target, threads: int = 1):
+        lanes = target.lanes(32)
+        chains = 24 if target.registers >= 32 else 12
+        self._flops = 2 * chains * lanes * STEPS
+        self._block = lanes * ACCUMULATORS
+        self._multiply, self._read, self._owner = _loops(_fma_loop(lanes, chains), _read_loop(lanes), target)
+        self._results = [np.zeros(lanes * chains, np.float32) for _ in range(threads)]
+        self._threads = threads
+
+    def flops(self, repeats: int = 10) -> float:
+        """Multiply-adds in GFLOP/s (two operations each): independent chains in registers, best of `repeats`."""
+        calls = [(r.ctypes.data, STEPS) for r in self._results]
+        return self._threads * self._flops / min(self._seconds(self._multiply, calls) for _ in range(repeats)) / 1e9
+
+    def bandwidth(self, nbytes: int = BUFFER_BYTES, repeats: int = 5) -> float:
+        """Bytes read from memory in GB/s: sums over a buffer for each thread, best of `repeats`."""
+        buffers = [aligned(nbytes) for _ in range(self._threads)]
+        for b in buffers:
+            b[:] = 0  # pages that were never written are all one page of zeros
+        calls = [(b.ctypes.data, nbytes // 4 // self._block) for b in buffers]
+        return self._threads * nbytes / min(self._seconds(self._read, calls) for _ in range(repeats)) / 1e9
+
+    def _seconds(self, loop: Loop, calls: Sequence[tuple[int, int]]) -> float:
+        """The time of these calls at once, each on a thread."""
+        together = threading.Barrier(len(calls))
+
+        def run(call: tuple[int, int]) -> tuple[float, float]:
+            together.wait()
+            start = time.perf_counter()
+            loop(*call)
+            return start, time.perf_counter()
+
+        if len(calls) == 1:
+            times = [run(calls[0])]
+        else:
+            with ThreadPoolExecutor(len(calls)) as pool:
+                times = list(pool.map(run, calls))
+        return max(end for _, end in times) - min(start for start, _ in times)
 
 
-def read_bandwidth(target: Target, nbytes: int = 256 << 20, repeats: int = 5) -> float:
-    """Bytes that one core reads from memory in GB/s: a sum over a buffer larger than any cache, best of `repeats`."""
-    lanes = target.lanes(32)
-    function, owner = _function(_read_loop(lanes), target)
-    data = np.ones(nbytes // 4, np.float32)
-    steps = data.size // (lanes * 8)
-    seconds = min(_time(function, data.ctypes.data, steps) for _ in range(repeats))
-    del owner
-    return nbytes / seconds / 1e9
+def _loops(multiply: str, read: str, target: Target) -> tuple[Loop, Loop, object]:
+    first, second, owner = link_in_process([compile_module(multiply + read, target)], ["octavo_multiply", "octavo_read"])
+    prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
+    return prototype(first), prototype(second), owner
 
 
-def _time(function: Callable[[int, int], None], pointer: int, count: int) -> float:
-    start = time.perf_counter()
-    function(pointer, count)
-    return time.perf_counter() - start
-
-
-def _function(text: str, target: Target) -> tuple[Callable[[int, int], None], object]:
-    address, owner = link_in_process([compile_module(text, target)], ["octavo_peak"])
-    return ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(address), owner
-
-
-def _loop(phis: list[str], body: list[str], after: list[str], declaration: str) -> str:
-    lines = ["define void @octavo_peak(ptr %p, i64 %n) {", "entry:", "  br label %loop", "loop:"]
+def _loop(name: str, phis: list[str], body: list[str], after: list[str], declaration: str) -> str:
+    lines = [f"define void @{name}(ptr %p, i64 %n) {{", "entry:", "  br label %loop", "loop:"]
     lines += ["  %i = phi i64 [ 0, %entry ], [ %j, %loop ]", *phis, *body]
     lines += ["  %j = add i64 %i, 1", "  %more = icmp slt i64 %j, %n", "  br i1 %more, label %loop, label %done", "done:"]
     return "\n".join([*lines, *after, "  ret void", "}", declaration, ""])
@@ -68,14 +91,14 @@ def _fma_loop(lanes: int, chains: int) -> str:
     after = []
     for k in range(chains):
         after += [f"  %q{k} = getelementptr {t}, ptr %p, i64 {k}", f"  store {t} %b{k}, ptr %q{k}, align 4"]
-    return _loop(phis, body, after, f"declare {t} {name}({t}, {t}, {t})")
+    return _loop("octavo_multiply", phis, body, after, f"declare {t} {name}({t}, {t}, {t})")
 
 
 def _read_loop(lanes: int) -> str:
     t = f"<{lanes} x float>"
-    phis = [f"  %a{k} = phi {t} [ zeroinitializer, %entry ], [ %b{k}, %loop ]" for k in range(8)]
-    body = ["  %at = mul i64 %i, 8"]
-    for k in range(8):
+    phis = [f"  %a{k} = phi {t} [ zeroinitializer, %entry ], [ %b{k}, %loop ]" for k in range(ACCUMULATORS)]
+    body = [f"  %at = mul i64 %i, {ACCUMULATORS}"]
+    for k in range(ACCUMULATORS):
         body += [
             f"  %i{k} = add i64 %at, {k}",
             f"  %q{k} = getelementptr {t}, ptr %p, i64 %i{k}",
@@ -83,6 +106,6 @@ def _read_loop(lanes: int) -> str:
             f"  %b{k} = fadd {t} %a{k}, %x{k}",
         ]
     after = []
-    for k in range(8):
+    for k in range(ACCUMULATORS):
         after += [f"  %r{k} = getelementptr {t}, ptr %p, i64 {k}", f"  store {t} %b{k}, ptr %r{k}, align 4"]
-    return _loop(phis, body, after, "")
+    return _loop("octavo_read", phis, body, after, "")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,10 +61,17 @@ class NativeProgram:
 
 def load_native(program: NativeProgram, threads: int | None = None) -> Executable:
     """Links the best variant that this CPU can run into the process.  Raises TargetError where there is none."""
-    variant = _choose(program)
-    main, workspace, owner = link_in_process(variant.objects, [f"{variant.prefix}_main", f"{variant.prefix}_workspace"])
+    return load_variant(program, _choose(program), threads)[0]
+
+
+def load_variant(
+    program: NativeProgram, variant: Variant, threads: int | None = None, exports: Sequence[str] = ()
+) -> tuple[Executable, list[int]]:
+    """Links one variant into the process; also the addresses of further symbols that its objects define."""
+    symbols = [f"{variant.prefix}_main", f"{variant.prefix}_workspace", *exports]
+    main, workspace, *others, owner = link_in_process(variant.objects, symbols)
     weights = _aligned(program.weights_array)[variant.weights_offset :]
-    return Executable(program.signature, main, workspace, weights, share(thread_count(threads), jit_pool), owner)
+    return Executable(program.signature, main, workspace, weights, share(thread_count(threads), jit_pool), owner), others
 
 
 def jit_pool() -> PoolCode:

@@ -274,6 +274,30 @@ def test_bench_names_the_runtimes_it_knows(model: Path) -> None:
     assert "there is no runtime 'tensorflow' to measure against; known: onnxruntime, openvino" in result.stderr
 
 
+def test_bench_profiles_every_kernel(model: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.json"
+    brief = ("--profile", "--seconds", "0.02", "--rounds", "1")
+    data = json.loads(ok("bench", model, *brief, "--trace", trace, "--size", "batch=4", "--json"))
+    assert [k["template"] for k in data["kernels"]] == ["contract"]
+    assert data["kernels"][0]["flops"] == 2 * 4 * 4 * 3 + 4 * 3
+    assert data["peak_gflops"] > 0
+    assert "traceEvents" in json.loads(trace.read_text())
+    text = ok("bench", model, *brief)
+    assert "of peak" in text
+    assert "GFLOP/s of f32 multiply-adds" in text
+
+
+def test_bench_profiles_octavo_alone_and_from_the_onnx_file(model: Path, tmp_path: Path) -> None:
+    result = octavo_cli("bench", model, "--profile", "--against", "onnxruntime")
+    assert result.exit_code == 2
+    assert "leave out --against" in result.stderr
+    artifact = tmp_path / "tiny.octavo"
+    ok("compile", model, "-o", artifact)
+    result = octavo_cli("bench", artifact, "--profile")
+    assert result.exit_code == 1
+    assert "give the ONNX file that tiny.octavo was made from" in result.stderr
+
+
 # As a process
 
 
