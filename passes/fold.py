@@ -1,8 +1,8 @@
 """Folding: a node whose operands are all constants becomes a constant, computed by the reference evaluator.
 
 A result is kept only if it is worth its bytes: it is small, or not much larger than the constants that it replaces.
-Broadcasting is never folded (every consumer broadcasts by itself), and `budget` bounds the bytes that one run of the pass may
-add.
+Broadcasting is never folded (every consumer broadcasts by itself), nor is control flow, which may run for any time; `budget`
+bounds the bytes that one run of the pass may add.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..ir.graph import Constant, Graph, Node, Value, const_value, rewrite
 SMALL = 64 << 10  # bytes that are always worth folding: an operand this small stays in the first-level cache
 GROWTH = 4  # a larger result may be this many times its operands: i8 weights to f32
 BUDGET = 4 << 30  # bytes one run may create
-_NEVER = frozenset(("input", "const", "variable", "broadcast_to", "kernel"))
+_NEVER = frozenset(("input", "const", "variable", "broadcast_to", "kernel", "if_", "loop", "scan"))
 
 
 def fold(graph: Graph, budget: int = BUDGET) -> Graph:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .importer import Scope
 
 FOLD_BYTES = 1 << 26  # what folding one shape computation may allocate
+_UNEVALUATED = frozenset(("input", "variable", "sizes", "if_", "loop", "scan"))  # control flow may run for any time
 
 
 class Tensor:
@@ -223,7 +224,7 @@ class Site:
             if unknown:
                 stack.extend(unknown)
                 continue
-            known[node] = node.op not in ("input", "variable", "sizes") and all(known[v.node] for v in node.inputs)
+            known[node] = node.op not in _UNEVALUATED and all(known[v.node] for v in node.inputs)
             known[node] = known[node] and all(t.is_static for t in node.types)
             stack.pop()
         return known[root]

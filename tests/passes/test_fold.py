@@ -35,6 +35,18 @@ def test_a_broadcast_is_left_to_its_users():
     unchanged("graph g(%x: f32[9]) -> (%y) {\n%b = broadcast_to(const<f32[] 1.0>, shape=[9])\n%y = add(%x, %b)\n}", fold)
 
 
+def test_a_loop_is_not_run_while_compiling():
+    unchanged(
+        """graph g() -> (%s) {
+          %s = loop(const<i64[] 9000000000>, const<bool[] true>, const<f32[] 1.0>,
+            body=graph(%i: i64[], %c: bool[], %v: f32[]) -> (%c, %w) {
+              %w = add(%v, %v)
+            })
+        }""",
+        fold,
+    )
+
+
 def test_a_small_constant_does_not_become_a_large_one():
     unchanged("graph g() -> (%t) {\n%t = tile(const<f32[2] [1.0,2.0]>, repeats=[100000])\n}", fold)
 
