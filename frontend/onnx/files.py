@@ -67,7 +67,21 @@ def read_model(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> tuple
         raise ModelError(f"{where} is not an ONNX model, or is truncated: {e}") from None
     if not proto.HasField("graph"):
         raise ModelError(f"{where} is not an ONNX model: it holds no graph")
+    _check_text(proto, where)
     return proto, folder
+
+
+def _check_text(proto: Message, where: str) -> None:
+    """Raises ModelError where a name is not UTF-8: protobuf hands such strings out as bytes."""
+    stack = [proto]
+    while stack:
+        message = stack.pop()
+        for field, value in message.ListFields():
+            if field.type == field.TYPE_STRING:
+                if any(isinstance(s, bytes) for s in ((value,) if isinstance(value, str | bytes) else value)):
+                    raise ModelError(f"{where} is not an ONNX model, or is damaged: a text in it ({field.name}) is not UTF-8")
+            elif field.type == field.TYPE_MESSAGE:
+                stack += (value,) if isinstance(value, Message) else value
 
 
 def open_inside(folder: Path, location: str, where: str) -> int:

@@ -23,7 +23,7 @@ from ...ir.graph import Graph, Node, Value, const_value, input_value
 from ...ir.types import TensorType
 from . import operators as _operators  # noqa: F401  (registers the importers)
 from .files import element_type, message_name, read_model, sparse_to_array, tensor_shape, to_array
-from .nodes import drop_inputs, full_op, hint_for, ordered, resolved_attributes, schema_function, schema_has_function
+from .nodes import drop_inputs, full_op, hint_for, opset_versions, ordered, resolved_attributes, schema_function, schema_has_function
 from .registry import TRACKED, Importer, Site, Tensor, importer_of
 from .symbolic import Untracked
 
@@ -144,7 +144,7 @@ class ModelImporter:
         self.symbol_names: set[str] = set()
         self.fresh = 0
         self.count = 0
-        opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}
+        opsets = opset_versions(model.opset_import)
         if not opsets:
             raise ModelError("the model does not say which opset it uses (opset_import is empty)")
         self.frame = Frame(opsets)
@@ -368,8 +368,7 @@ class ModelImporter:
             raise ModelError(f"functions call each other more than {MAX_NESTING} deep; recursion is not allowed")
         attrs = {a.name: a for a in function.attribute_proto}
         attrs.update({a.name: a for a in resolved_attributes(node, scope.frame.attrs)})
-        opsets = {"": onnx.defs.onnx_opset_version(), **scope.frame.opsets}
-        opsets.update({("" if o.domain == "ai.onnx" else o.domain): o.version for o in function.opset_import})
+        opsets = {"": onnx.defs.onnx_opset_version(), **scope.frame.opsets, **opset_versions(function.opset_import)}
         inner = Scope(self, Frame(opsets, attrs, f"{name}/", depth))
         if len(operands) > len(function.input):
             raise ModelError(f"function {function.name} takes {len(function.input)} inputs, got {len(operands)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,14 @@ from .registry import Tensor
 
 def full_op(node: NodeProto) -> str:
     return f"{node.domain}::{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
+
+
+def opset_versions(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
+    """Domain -> version.  Raises ModelError for a number that no version has."""
+    for o in imports:
+        if not 0 < o.version < 1 << 31:
+            raise ModelError(f"version {o.version} of the operator domain {o.domain or 'ai.onnx'!r} does not exist")
+    return {"" if o.domain == "ai.onnx" else o.domain: o.version for o in imports}
 
 
 def hint_for(node: NodeProto) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from octavo.frontend.onnx import check_model, import_model, importer
-from octavo.ir.errors import ModelError, OctavoError, ShapeError
+from octavo.ir.errors import ModelError, OctavoError, ShapeError, UnsupportedOp
 from onnx import TensorProto, helper
 
 from .models import model, run
@@ -40,6 +40,19 @@ def test_a_truncated_file_is_refused() -> None:
 def test_bytes_that_are_no_model_are_refused() -> None:
     refused(b"", "holds no graph")
     refused(b"\x00\x01PK garbage" * 10, "not an ONNX model")
+
+
+@pytest.mark.parametrize("name", [b"Relu", b"graph_name", b"value_x"])
+def test_names_that_are_not_utf_8_are_refused(name: bytes) -> None:
+    node = helper.make_node("Relu", ["value_x"], ["y"])
+    graph = helper.make_graph([node], "graph_name", [helper.make_tensor_value_info("value_x", TensorProto.FLOAT, ["n"])], [Y])
+    damaged = helper.make_model(graph).SerializeToString().replace(name, name[:-1] + b"\xff")
+    refused(damaged, r"damaged: a text in it \((op_type|name|input)\) is not UTF-8")
+
+
+@pytest.mark.parametrize("version", [-(1 << 63), 0, 1 << 40])
+def test_an_opset_version_that_cannot_be_is_refused(version: int) -> None:
+    refused(wrapped([helper.make_node("Relu", ["x"], ["y"])], opset=version), f"version {version} of the operator domain 'ai.onnx'")
 
 
 def test_a_missing_file_is_refused() -> None:
@@ -198,3 +211,18 @@ def test_a_name_that_is_no_identifier_is_kept_as_an_interface_name() -> None:
     graph = import_model(proto)
     assert graph.input_names == ('a"b/../c\n',)
     assert graph.symbols == ("batch_size", "n_2")
+
+
+def test_a_loop_without_end_is_left_to_the_run() -> None:
+    graph = """(float[n] x) => (float[n] y) {
+        often = Constant<value = int64 {1000000000000000}>()
+        true = Constant<value = bool {1}>()
+        one = Constant<value_float = 1.0>()
+        two = Loop <body = b (int64 i, bool go, float v) => (bool on, float w) { on = Identity(go) w = Add(v, v) }> (often, true, one)
+        first = Constant<value = int64[1] {0}>()
+        size = Cast<to = 7>(two)
+        shape = Unsqueeze(size, first)
+        y = Expand(x, shape)
+    }"""
+    with pytest.raises(UnsupportedOp, match="depends on sizes known only at run time"):
+        import_model(model(graph))
