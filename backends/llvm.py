@@ -96,26 +96,32 @@ class Emitter:
     # --- text ---------------------------------------------------------------------------------------------------------------
 
     def fresh(self, hint: str = "v") -> str:
+        """A new SSA name."""
         self.count += 1
         return f"%{hint}{self.count}"
 
     def put(self, line: str) -> None:
+        """Append an instruction."""
         self.lines.append("  " + line)
 
     def define(self, right: str, dtype: DType, lanes: int = 0) -> Val:
+        """Append an instruction that gives a value."""
         name = self.fresh()
         self.lines.append(f"  {name} = {right}")
         return Val(name, dtype, lanes)
 
     def label(self, name: str) -> None:
+        """Begin a basic block."""
         self.lines.append(f"{name}:")
         self.block = name
 
     def new_label(self, hint: str) -> str:
+        """A new name for a basic block."""
         self.count += 1
         return f"{hint}{self.count}"
 
     def type(self, dtype: DType, lanes: int = 0) -> str:
+        """The LLVM type of a value in registers.  Raises CodegenError for a dtype that has none."""
         try:
             t = REGISTER_TYPES[dtype.name]
         except KeyError:
@@ -123,9 +129,11 @@ class Emitter:
         return f"<{lanes} x {t}>" if lanes else t
 
     def memory_type(self, dtype: DType, lanes: int = 0) -> str:
+        """The LLVM type of a value in memory, where a bool is a byte."""
         return self.type(dtype, lanes).replace("i1", "i8") if dtype is bool_ else self.type(dtype, lanes)
 
     def literal(self, value: float | int | bool, dtype: DType) -> str:
+        """A constant as LLVM spells it, rounded to its dtype."""
         if dtype is bool_:
             return "true" if value else "false"
         if dtype.name == "f64":
@@ -142,6 +150,7 @@ class Emitter:
     # --- values -------------------------------------------------------------------------------------------------------------
 
     def splat(self, v: Val, lanes: int) -> Val:
+        """The value in every lane; vectors and, for no lanes, scalars stay as they are."""
         if v.lanes or not lanes:
             return v
         t, vt = self.type(v.dtype), self.type(v.dtype, lanes)
@@ -230,6 +239,7 @@ class Emitter:
     # --- memory -------------------------------------------------------------------------------------------------------------
 
     def address(self, buf: Buf, index: Val) -> str:
+        """A pointer to an element."""
         if index.text == "0":
             return self.buffers[id(buf)]
         name = self.fresh("p")
@@ -246,9 +256,11 @@ class Emitter:
         return int(c.value) if isinstance(c, Const) else None
 
     def align(self, dtype: DType) -> int:
+        """The alignment that an access may count on, in bytes."""
         return dtype.itemsize
 
     def load(self, e: Load, base: bool) -> Val:
+        """The element, or elements, that a load gives."""
         vector = None if base else self.vector
         mask = self.value(e.mask, base) if e.mask is not None else None
         if mask is not None and mask.text == "false":
@@ -333,6 +345,7 @@ class Emitter:
         return self.define(f"zext {self.type(bool_, v.lanes)} {v.text} to {self.memory_type(bool_, v.lanes)}", bool_, v.lanes)
 
     def store(self, s: Store) -> None:
+        """Emit a store: of one element, of neighbours, or a scatter."""
         vector = self.vector
         mask = self.value(s.mask) if s.mask is not None else None
         value = self.value(s.value)
@@ -387,6 +400,7 @@ class Emitter:
         return {"double": "f64", "float": "f32", "half": "f16"}.get(t, t)
 
     def intrinsic(self, name: str, args: Sequence[Val], dtype: DType) -> Val:
+        """A call of an LLVM intrinsic over operands of one type."""
         lanes = args[0].lanes
         t = self.type(dtype, lanes)
         full = f"llvm.{name}.{f'v{lanes}' if lanes else ''}{self._suffix(dtype)}"
@@ -394,6 +408,7 @@ class Emitter:
         return self.define(f"call {t} @{full}({', '.join(f'{t} {a.text}' for a in args)})", dtype, lanes)
 
     def operation(self, name: str, args: list[Val], dtype: DType) -> Val:
+        """One of `OPERATIONS`; scalars among vector operands are splat."""
         lanes = max(a.lanes for a in args)
         if name == "where" and not args[0].lanes and lanes:  # a condition that all lanes share
             args = [args[0], self.splat(args[1], lanes), self.splat(args[2], lanes)]
@@ -504,6 +519,7 @@ class Emitter:
         return self._select(fits, shifted, Val("zeroinitializer" if a.lanes else "0", a.dtype, a.lanes))
 
     def cast(self, v: Val, to: DType) -> Val:
+        """See `loops.Cast`: floats saturate to integers, NaN gives 0."""
         of, lanes = v.dtype, v.lanes
         if of is to:
             return v
@@ -606,6 +622,7 @@ class Emitter:
         self.leave()
 
     def emit(self, s: Stmt) -> None:
+        """Emit one statement."""
         match s:
             case Store():
                 self.store(s)
@@ -627,6 +644,7 @@ class Emitter:
                 self.transpose(s)
 
     def alloc(self, buf: Buf) -> None:
+        """Reserve memory for a buffer; targets place the spaces that only they know."""
         if not isinstance(buf.size, int):
             raise CodegenError(f"buffer {buf.name} in registers needs a constant size, not {buf.size}")
         name = self.fresh("a")
@@ -664,9 +682,10 @@ class Emitter:
         self.put(f"call void @llvm.prefetch.p0(ptr {name}, i32 0, i32 2, i32 1)")
 
     def barrier(self) -> None:
-        pass
+        """Nothing, where nothing runs beside this."""
 
     def loop(self, s: For) -> None:
+        """Emit a loop by its kind."""
         match s.kind:
             case "serial":
                 self._serial(s)

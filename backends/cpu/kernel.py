@@ -52,6 +52,7 @@ class KernelEmitter(Emitter):
         self.scratch_used: Dim = 0
 
     def alloc(self, buf: Buf) -> None:
+        """Registers and small buffers lie on the stack, others in the scratch memory of the worker."""
         if buf.space == "reg" or _on_stack(buf):
             super().alloc(buf)
             return

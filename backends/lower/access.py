@@ -137,6 +137,7 @@ class Reader:
         return self._access.at(self._value, tuple(as_expr(i, i64) for i in index), self._mask)
 
     def at(self, index: Sequence[Scalar], *, where: Scalar, other: Scalar) -> Expr:
+        """The element where `where` holds, else `other`, and nothing is read."""
         condition = where if isinstance(where, Expr) else None
         if condition is None or isinstance(condition, Const):
             if bool(condition.value if isinstance(condition, Const) else where):

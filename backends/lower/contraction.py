@@ -33,6 +33,7 @@ class Tile:
 
     @property
     def vectors(self) -> int:
+        """Registers that one row of the tile takes."""
         return self.width // self.lanes
 
 

@@ -24,6 +24,7 @@ class Params:
 
 
 def parameters(body: Graph) -> Params:
+    """Buffers for the inputs and outputs of a body."""
     return Params(
         tuple(Buf(f"x{k}", v.dtype) for k, v in enumerate(body.inputs)),
         tuple(Buf(f"y{k}", v.dtype) for k, v in enumerate(body.outputs)),
@@ -56,10 +57,12 @@ def body_symbols(body: Graph) -> tuple[str, ...]:
 
 
 def function(body: Graph, params: Params, statements: Sequence[Stmt]) -> LoopFunction:
+    """The loop function of a body that these statements compute."""
     return LoopFunction(body.name, (*params.inputs, *params.outputs), len(params.inputs), body_symbols(body), tuple(statements))
 
 
 def const(value: int) -> Const:
+    """An index as an expression."""
     return Const(value, i64)
 
 

@@ -55,6 +55,7 @@ class Shape:
 
     @property
     def kept(self) -> tuple[int, ...]:
+        """The axes that are not reduced."""
         return tuple(k for k in range(len(self.full)) if k not in self.axes)
 
     def join(self, kept: Sequence[Expr], reduced: Sequence[Expr]) -> Index:
