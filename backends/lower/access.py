@@ -146,8 +146,8 @@ class Reader:
         both = condition if self._mask is None else condition & self._mask
         exprs = tuple(as_expr(i, i64) for i in index)
         x = self._access.at(self._value, exprs, both, other)
-        if isinstance(x, Load) and x.mask is both and self._mask is None:
-            return x  # the load itself gives `other`
+        if isinstance(x, Load) and x.mask is both and self._mask is None and self._value in self._access.bound:
+            return x  # the load itself gives `other`; one found below another index op would give that op's
         return LOOPS.where(condition, x, as_expr(other, self.type.dtype))
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from octavo.backends.lower.access import broadcast_index, linear, reshaped_index, strides_of, unravel
 from octavo.backends.lower.collapse import groups
+from octavo.compiler.driver import compile
 from octavo.ir.dims import evaluate_dim, symbol
 from octavo.ir.interpret import interpret
 from octavo.ir.loops import Expr, Var
@@ -91,3 +92,16 @@ def test_dims_merge_where_every_operand_has_or_spreads_both(operands, shape, exp
     inputs = ", ".join("%" + o for o in operands.split(", "))
     graph = parse(f"graph g({inputs}) -> (%y) {{\n%y = add(%a, %b)\n}}")
     assert groups(graph, shape) == expected
+
+
+def test_a_fill_value_reaches_through_the_index_op_below():
+    """The load of a fused `tile` is masked for the `pad` above it, whose value it must give and not its own zero."""
+    graph = parse(
+        """graph padded(%x: f32[2,3]) -> (%2) {
+          %1 = tile(%x, repeats=[1,2]) : f32[2,6]
+          %2 = pad(%1, low=[1,0], high=[0,1], mode="constant", value=7.0) : f32[3,7]
+        }"""
+    )
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    expected = np.pad(np.tile(x, (1, 2)), ((1, 0), (0, 1)), constant_values=7.0)
+    np.testing.assert_array_equal(compile(graph)(x), expected)
