@@ -166,7 +166,7 @@ def conv(
     total = np.zeros((x.shape[0], groups, w.shape[0] // groups, math.prod(sizes)), x.dtype)
     for position in np.ndindex(*kernel):
         starts = [p * d for p, d in zip(position, dilations, strict=True)]
-        part = x[(..., *(slice(a, a + (n - 1) * t + 1, t) for a, n, t in zip(starts, sizes, strides, strict=True)))]
+        part = x[(..., *(slice(a, a + max(0, (n - 1) * t + 1), t) for a, n, t in zip(starts, sizes, strides, strict=True)))]
         total += weights[(slice(None), slice(None), slice(None), *position)] @ part.reshape(x.shape[0], groups, w.shape[1], -1)
     result = _rounded(total.reshape(x.shape[0], w.shape[0], *sizes), result_dtype)
     return np.ascontiguousarray(np.moveaxis(result, 1, -1)) if layout == "channels_last" else result
