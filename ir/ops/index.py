@@ -283,6 +283,8 @@ def _pad_samples(rng: np.random.Generator) -> Iterable[Sample]:
 def _pad_reference(x: np.ndarray, low: Any, high: Any, mode: str = "constant", value: float = 0) -> np.ndarray:
     if x.ndim == 0:
         return x
+    if mode != "constant" and any(n == 0 and a + b for n, a, b in zip(x.shape, low, high, strict=True)):
+        raise ShapeError(f"padding by {mode!r} has nothing to repeat along an empty axis of {x.shape}")
     extra = {"constant_values": np.asarray(value).astype(x.dtype)} if mode == "constant" else {}
     return np.pad(x, list(zip(low, high, strict=True)), _PAD_MODES[mode], **extra)  # type: ignore[call-overload]
 

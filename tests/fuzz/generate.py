@@ -143,7 +143,10 @@ class Builder:
             return False
         if not all(self._bound(t) and self.fits(t.shape) for t in node.types):
             return False
-        results = [measure(node, [self.known[v][k] for v in operands], env, self.rng) for k, env in enumerate(self.envs)]
+        try:
+            results = [measure(node, [self.known[v][k] for v in operands], env, self.rng) for k, env in enumerate(self.envs)]
+        except ShapeError:  # it fits for some sizes only
+            return False
         measured = [r for r in results if r is not None]
         if len(measured) < len(results):
             return False
