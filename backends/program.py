@@ -21,7 +21,7 @@ from ..ir.errors import CodegenError, UnsupportedOp
 from ..ir.graph import Constant, Graph, Node, Value, input_value
 from ..ir.ops.registry import apply
 from ..ir.types import TensorType
-from .llvm import REGISTER_TYPES
+from .instructions import REGISTER_TYPES
 from .lower.sizes import plain_sizes
 
 ALIGN = 64

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from ...ir.dims import Dim, ceildiv, dim_max
 from ...ir.loops import Alloc, Buf, Const, Expr, For, LoopFunction, Stmt, size_expr, walk
 from ...ir.types import i64
-from ..llvm import Emitter, Val
+from ..instructions import Val
+from ..llvm import Emitter
 
 STACK_BYTES = 16384  # local buffers of constant size up to this live on the stack
 SERIAL_COST = 100_000  # scalar operations below which a loop is not worth waking another thread (some 20 us)

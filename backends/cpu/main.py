@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from ...ir.dims import Dim, dim_max
 from ...ir.loops import size_expr
 from ...ir.types import i64
-from ..llvm import Emitter, Val
+from ..instructions import Val
+from ..llvm import Emitter
 from ..program import ALIGN, Branch, Copy, Define, Kernel, Loop, Place, Program, Ref, SetIndex, Step
 
 

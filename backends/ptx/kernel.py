@@ -15,7 +15,8 @@ from ...ir.dims import Dim
 from ...ir.errors import CodegenError, UnsupportedOp
 from ...ir.loops import Buf, Const, Expr, For, LoopFunction, walk
 from ...ir.types import i64
-from ..llvm import Emitter, Val
+from ..instructions import Val
+from ..llvm import Emitter
 
 # Subnormal f32 numbers count as zero, as on a CPU (backends/cpu/main.py); a GPU cannot flush those of f64.
 FLUSH = '"denormal-fp-math-f32"="preserve-sign,preserve-sign"'

@@ -8,7 +8,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 from octavo.backends.cpu.kernel import emit_kernel
-from octavo.backends.llvm import Emitter, bf16_bits
+from octavo.backends.instructions import bf16_bits
+from octavo.backends.llvm import Emitter
 from octavo.backends.target import Target, runnable
 from octavo.ir.dims import symbol
 from octavo.ir.errors import CodegenError

@@ -1,0 +1,348 @@
+"""LLVM instructions as text: typed SSA values, literals, operations and conversions, over scalars and vectors alike.
+
+What a number means is decided here: which rounding a conversion has, that integer division never traps, that bf16 is a 16-bit integer
+until it is widened.  Where values come from (loops, buffers) is `llvm.py`'s business.  No fast-math anywhere: `fma` is fused because
+it is written so, nothing else is.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..ir.errors import CodegenError
+from ..ir.types import DType, bf16, bool_, f32, f64, i64, u32
+
+REGISTER_TYPES = {
+    "f64": "double", "f32": "float", "f16": "half", "bf16": "i16", "i64": "i64", "i32": "i32", "i16": "i16", "i8": "i8",
+    "u64": "i64", "u32": "i32", "u16": "i16", "u8": "i8", "bool": "i1",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Val:
+    """An SSA value or literal; `lanes` is 0 for a scalar."""
+
+    text: str
+    dtype: DType
+    lanes: int = 0
+
+
+class Instructions:
+    """The lines of one function, and the declarations that they need."""
+
+    def __init__(self) -> None:
+        self.declarations: set[str] = set()
+        self.lines: list[str] = []
+        self.count = 0
+        self.block = "entry"
+
+    def fresh(self, hint: str = "v") -> str:
+        """A new SSA name."""
+        self.count += 1
+        return f"%{hint}{self.count}"
+
+    def put(self, line: str) -> None:
+        """Append an instruction."""
+        self.lines.append("  " + line)
+
+    def define(self, right: str, dtype: DType, lanes: int = 0) -> Val:
+        """Append an instruction that gives a value."""
+        name = self.fresh()
+        self.lines.append(f"  {name} = {right}")
+        return Val(name, dtype, lanes)
+
+    def label(self, name: str) -> None:
+        """Begin a basic block."""
+        self.lines.append(f"{name}:")
+        self.block = name
+
+    def new_label(self, hint: str) -> str:
+        """A new name for a basic block."""
+        self.count += 1
+        return f"{hint}{self.count}"
+
+    def type(self, dtype: DType, lanes: int = 0) -> str:
+        """The LLVM type of a value in registers.  Raises CodegenError for a dtype that has none."""
+        try:
+            t = REGISTER_TYPES[dtype.name]
+        except KeyError:
+            raise CodegenError(f"no machine code for values of dtype {dtype}; cast them first") from None
+        return f"<{lanes} x {t}>" if lanes else t
+
+    def memory_type(self, dtype: DType, lanes: int = 0) -> str:
+        """The LLVM type of a value in memory, where a bool is a byte."""
+        return self.type(dtype, lanes).replace("i1", "i8") if dtype is bool_ else self.type(dtype, lanes)
+
+    def literal(self, value: float | int | bool, dtype: DType) -> str:
+        """A constant as LLVM spells it, rounded to its dtype."""
+        if dtype is bool_:
+            return "true" if value else "false"
+        if dtype.name == "f64":
+            return f"0x{struct.unpack('<Q', struct.pack('<d', float(value)))[0]:016X}"
+        if dtype.name == "f32":
+            rounded = struct.unpack("<f", struct.pack("<f", _to_f32(float(value))))[0]
+            return f"0x{struct.unpack('<Q', struct.pack('<d', rounded))[0]:016X}"
+        if dtype.name == "f16":
+            return f"0xH{struct.unpack('<H', struct.pack('<e', _to_f16(float(value))))[0]:04X}"
+        if dtype.name == "bf16":
+            return str(bf16_bits(float(value)))
+        return str(int(value))
+
+    def splat(self, v: Val, lanes: int) -> Val:
+        """The value in every lane; vectors and, for no lanes, scalars stay as they are."""
+        if v.lanes or not lanes:
+            return v
+        t, vt = self.type(v.dtype), self.type(v.dtype, lanes)
+        if not v.text.startswith("%"):
+            return Val("<" + ", ".join([f"{t} {v.text}"] * lanes) + ">", v.dtype, lanes)
+        first = self.define(f"insertelement {vt} poison, {t} {v.text}, i64 0", v.dtype, lanes)
+        return self.define(f"shufflevector {vt} {first.text}, {vt} poison, <{lanes} x i32> zeroinitializer", v.dtype, lanes)
+
+    def _from_memory(self, v: Val) -> Val:
+        if v.dtype is not bool_:
+            return v
+        vt = self.memory_type(bool_, v.lanes)
+        zero = "zeroinitializer" if v.lanes else "0"
+        return self.define(f"icmp ne {vt} {v.text}, {zero}", bool_, v.lanes)
+
+    def _to_memory(self, v: Val) -> Val:
+        if v.dtype is not bool_:
+            return v
+        if not v.lanes and v.text in ("true", "false"):
+            return Val(str(int(v.text == "true")), bool_)
+        return self.define(f"zext {self.type(bool_, v.lanes)} {v.text} to {self.memory_type(bool_, v.lanes)}", bool_, v.lanes)
+
+    def _suffix(self, dtype: DType, memory: bool = False) -> str:
+        t = self.memory_type(dtype) if memory else self.type(dtype)
+        return {"double": "f64", "float": "f32", "half": "f16"}.get(t, t)
+
+    def intrinsic(self, name: str, args: Sequence[Val], dtype: DType) -> Val:
+        """A call of an LLVM intrinsic over operands of one type."""
+        lanes = args[0].lanes
+        t = self.type(dtype, lanes)
+        full = f"llvm.{name}.{f'v{lanes}' if lanes else ''}{self._suffix(dtype)}"
+        self.declarations.add(f"declare {t} @{full}({', '.join([t] * len(args))})")
+        return self.define(f"call {t} @{full}({', '.join(f'{t} {a.text}' for a in args)})", dtype, lanes)
+
+    def operation(self, name: str, args: list[Val], dtype: DType) -> Val:
+        """One of `OPERATIONS`; scalars among vector operands are splat."""
+        lanes = max(a.lanes for a in args)
+        if name == "where" and not args[0].lanes and lanes:  # a condition that all lanes share
+            args = [args[0], self.splat(args[1], lanes), self.splat(args[2], lanes)]
+        else:
+            args = [self.splat(a, lanes) for a in args]
+        a = args[0]
+        of = a.dtype
+        t = self.type(of, lanes)
+        floating = of.is_float
+        signed = of.kind == "i"
+
+        def simple(opcode: str) -> Val:
+            return self.define(f"{opcode} {t} {a.text}, {args[1].text}", dtype, lanes)
+
+        match name:
+            case "add" | "sub" | "mul":
+                return simple(("f" if floating else "") + name)
+            case "div" if floating:
+                return simple("fdiv")
+            case "div" | "rem":
+                return self._integer_division(name, a, args[1])
+            case "floordiv" | "mod":
+                return self._index_division(name, a, args[1])
+            case "and" | "or" | "xor":
+                return simple(name)
+            case "shl" | "shr":
+                return self._shift(name, a, args[1])
+            case "not":
+                ones = self.splat(Val("true" if of is bool_ else "-1", of), lanes)
+                return self.define(f"xor {t} {a.text}, {ones.text}", dtype, lanes)
+            case "neg" if floating:
+                return self.define(f"fneg {t} {a.text}", dtype, lanes)
+            case "neg":
+                return self.define(f"sub {t} {'zeroinitializer' if lanes else '0'}, {a.text}", dtype, lanes)
+            case "abs" if floating:
+                return self.intrinsic("fabs", args, dtype)
+            case "abs":
+                negative = self.define(f"sub {t} {'zeroinitializer' if lanes else '0'}, {a.text}", dtype, lanes)
+                below = self.define(f"icmp slt {t} {a.text}, {'zeroinitializer' if lanes else '0'}", bool_, lanes)
+                return self._select(below, negative, a)
+            case "min" | "max":
+                less = self.define(f"icmp {'s' if signed else 'u'}lt {t} {a.text}, {args[1].text}", bool_, lanes)
+                return self._select(less, a, args[1]) if name == "min" else self._select(less, args[1], a)
+            case "sqrt" | "floor" | "ceil" | "rint" | "trunc" | "fma":
+                return self.intrinsic(name, args, dtype)
+            case "lt" | "le" | "eq" | "ne":
+                if floating:
+                    return simple("fcmp " + {"lt": "olt", "le": "ole", "eq": "oeq", "ne": "une"}[name])
+                sign = ("s" if signed else "u") if name in ("lt", "le") else ""
+                return simple("icmp " + sign + name)
+            case "where":
+                return self._select(a, args[1], args[2])
+        raise CodegenError(f"the emitter has no operation {name}")
+
+    def _select(self, condition: Val, a: Val, b: Val) -> Val:
+        lanes = a.lanes
+        t = self.type(a.dtype, lanes)
+        ct = self.type(bool_, condition.lanes)
+        return self.define(f"select {ct} {condition.text}, {t} {a.text}, {t} {b.text}", a.dtype, lanes)
+
+    def _integer_division(self, name: str, a: Val, b: Val) -> Val:
+        """Truncating division that never traps: x / 0 divides by 1, MIN / -1 wraps.  For literals LLVM folds the checks."""
+        t = self.type(a.dtype, a.lanes)
+        zero = "zeroinitializer" if a.lanes else "0"
+        one = self.splat(Val("1", a.dtype), a.lanes)
+        signed = a.dtype.kind == "i"
+        opcode = ("s" if signed else "u") + name
+        safe = self._select(self.define(f"icmp eq {t} {b.text}, {zero}", bool_, a.lanes), one, b)
+        if not signed:
+            return self.define(f"{opcode} {t} {a.text}, {safe.text}", a.dtype, a.lanes)
+        minus_one = self.splat(Val("-1", a.dtype), a.lanes)
+        is_minus = self.define(f"icmp eq {t} {safe.text}, {minus_one.text}", bool_, a.lanes)
+        safe = self._select(is_minus, one, safe)
+        q = self.define(f"{opcode} {t} {a.text}, {safe.text}", a.dtype, a.lanes)
+        if name == "rem":
+            return self._select(is_minus, Val(zero, a.dtype, a.lanes), q)
+        negated = self.define(f"sub {t} {zero}, {a.text}", a.dtype, a.lanes)
+        return self._select(is_minus, negated, q)
+
+    def _index_division(self, name: str, a: Val, b: Val) -> Val:
+        """Flooring division and modulo by a positive divisor."""
+        t = self.type(i64, a.lanes)
+        literal = b.text if not b.lanes else b.text.strip("<>").split(",")[0].removeprefix("i64 ")
+        if literal.isdigit() and int(literal) & (int(literal) - 1) == 0:
+            power = int(literal)
+            amount = self.splat(Val(str(power.bit_length() - 1 if name == "floordiv" else power - 1), i64), a.lanes)
+            return self.define(f"{'ashr' if name == 'floordiv' else 'and'} {t} {a.text}, {amount.text}", i64, a.lanes)
+        zero = "zeroinitializer" if a.lanes else "0"
+        r = self.define(f"srem {t} {a.text}, {b.text}", i64, a.lanes)
+        negative = self.define(f"icmp slt {t} {r.text}, {zero}", bool_, a.lanes)
+        if name == "mod":
+            return self._select(negative, self.define(f"add {t} {r.text}, {b.text}", i64, a.lanes), r)
+        q = self.define(f"sdiv {t} {a.text}, {b.text}", i64, a.lanes)
+        less = self.define(f"sub {t} {q.text}, {self.splat(Val('1', i64), a.lanes).text}", i64, a.lanes)
+        return self._select(negative, less, q)
+
+    def _shift(self, name: str, a: Val, b: Val) -> Val:
+        """Shifts by the width of the type or more give 0 (or the sign).  For literals LLVM folds the check."""
+        t = self.type(a.dtype, a.lanes)
+        bits = a.dtype.bits
+        last = self.splat(Val(str(bits - 1), a.dtype), a.lanes)
+        opcode = "shl" if name == "shl" else "ashr" if a.dtype.kind == "i" else "lshr"
+        fits = self.define(f"icmp ule {t} {b.text}, {last.text}", bool_, a.lanes)
+        amount = self._select(fits, b, last)
+        shifted = self.define(f"{opcode} {t} {a.text}, {amount.text}", a.dtype, a.lanes)
+        if opcode == "ashr":
+            return shifted
+        return self._select(fits, shifted, Val("zeroinitializer" if a.lanes else "0", a.dtype, a.lanes))
+
+    def cast(self, v: Val, to: DType) -> Val:
+        """See `loops.Cast`: floats saturate to integers, NaN gives 0."""
+        of, lanes = v.dtype, v.lanes
+        if of is to:
+            return v
+        t, tt = self.type(of, lanes), self.type(to, lanes)
+        zero = "zeroinitializer" if lanes else "0"
+        if to is bool_:
+            if of.is_float and of.name != "bf16":
+                return self.define(f"fcmp une {t} {v.text}, {'zeroinitializer' if lanes else '0.0'}", bool_, lanes)
+            if of.name == "bf16":
+                return self.cast(self.cast(v, f32), to)
+            return self.define(f"icmp ne {t} {v.text}, {zero}", bool_, lanes)
+        if of.name == "bf16":
+            wide = self.define(f"zext {t} {v.text} to {self._int(32, lanes)}", of, lanes)
+            sixteen = self.splat(Val("16", i64), lanes).text.replace("i64", "i32")
+            up = self.define(f"shl {self._int(32, lanes)} {wide.text}, {sixteen}", of, lanes)
+            single = self.define(f"bitcast {self._int(32, lanes)} {up.text} to {self.type(f32, lanes)}", f32, lanes)
+            return self.cast(single, to)
+        if to.name == "bf16":
+            return self._to_bf16(v if of is f32 else self.cast(v, f32))
+        if of.is_float and to.is_float:
+            if of.name == "f64" and to.name == "f16":
+                v, t = self._to_odd(v), self.type(f32, lanes)
+            return self.define(f"{'fpext' if to.bits > of.bits else 'fptrunc'} {t} {v.text} to {tt}", to, lanes)
+        if of.is_float:
+            kind = "s" if to.kind == "i" else "u"
+            if of.name == "f16":
+                v, of, t = self.cast(v, f32), f32, self.type(f32, lanes)
+            prefix = f"v{lanes}" if lanes else ""
+            name = f"llvm.fpto{kind}i.sat.{prefix}i{to.bits}.{prefix}{self._suffix(of)}"
+            self.declarations.add(f"declare {tt} @{name}({t})")
+            return self.define(f"call {tt} @{name}({t} {v.text})", to, lanes)
+        if to.is_float:
+            if to.name == "f16":
+                return self.cast(self.cast(v, f32), to)
+            return self.define(f"{'sitofp' if of.kind == 'i' else 'uitofp'} {t} {v.text} to {tt}", to, lanes)
+        from_bits, to_bits = (1 if of is bool_ else of.bits), to.bits
+        if from_bits == to_bits:
+            return Val(v.text, to, lanes)
+        opcode = "trunc" if to_bits < from_bits else "sext" if of.kind == "i" else "zext"
+        return self.define(f"{opcode} {t} {v.text} to {tt}", to, lanes)
+
+    def _int(self, bits: int, lanes: int) -> str:
+        return f"<{lanes} x i{bits}>" if lanes else f"i{bits}"
+
+    def _to_odd(self, v: Val) -> Val:
+        """f64 -> f32, where what is not exact becomes the neighbour with an odd last bit: rounding that once more rounds once."""
+        nearest = self.cast(v, f32)
+        back = self.cast(nearest, f64)
+        lanes, wide, t = v.lanes, self.type(f64, v.lanes), self._int(32, v.lanes)
+        one = self.splat(Val("1", u32), lanes)
+        bits = self.define(f"bitcast {self.type(f32, lanes)} {nearest.text} to {t}", u32, lanes)
+        up = self.define(f"or {t} {bits.text}, {one.text}", u32, lanes)  # of an even one: away from zero
+        down = self.define(f"sub {t} {bits.text}, {one.text}", u32, lanes)
+        size, was = (self.intrinsic("fabs", [x], f64) for x in (back, v))
+        above = self.define(f"fcmp ogt {wide} {size.text}, {was.text}", bool_, lanes)
+        inexact = self.define(f"fcmp one {wide} {back.text}, {v.text}", bool_, lanes)
+        last = self.define(f"and {t} {bits.text}, {one.text}", u32, lanes)
+        even = self.define(f"icmp eq {t} {last.text}, {'zeroinitializer' if lanes else '0'}", bool_, lanes)
+        move = self.define(f"and {self.type(bool_, lanes)} {inexact.text}, {even.text}", bool_, lanes)
+        odd = self._select(move, self._select(above, down, up), bits)
+        return self.define(f"bitcast {t} {odd.text} to {self.type(f32, lanes)}", f32, lanes)
+
+    def _to_bf16(self, v: Val) -> Val:
+        """Round to nearest even on the upper half of the bits; NaN stays NaN."""
+        lanes = v.lanes
+        bits = self.define(f"bitcast {self.type(f32, lanes)} {v.text} to {self._int(32, lanes)}", u32, lanes)
+
+        def constant(k: int) -> str:
+            return self.splat(Val(str(k), u32), lanes).text
+
+        t = self._int(32, lanes)
+        upper = self.define(f"lshr {t} {bits.text}, {constant(16)}", u32, lanes)
+        odd = self.define(f"and {t} {upper.text}, {constant(1)}", u32, lanes)
+        bias = self.define(f"add {t} {odd.text}, {constant(0x7FFF)}", u32, lanes)
+        rounded = self.define(f"add {t} {bits.text}, {bias.text}", u32, lanes)
+        high = self.define(f"lshr {t} {rounded.text}, {constant(16)}", u32, lanes)
+        nan = self.define(f"fcmp uno {self.type(f32, lanes)} {v.text}, {'zeroinitializer' if lanes else '0.0'}", bool_, lanes)
+        quiet = self.define(f"or {t} {upper.text}, {constant(0x40)}", u32, lanes)
+        picked = self._select(nan, quiet, high)
+        return self.define(f"trunc {t} {picked.text} to {self._int(16, lanes)}", bf16, lanes)
+
+
+def _to_f32(x: float) -> float:
+    if math.isinf(x) or math.isnan(x):
+        return x
+    try:
+        return struct.unpack("<f", struct.pack("<f", x))[0]
+    except OverflowError:
+        return math.copysign(math.inf, x)
+
+
+def _to_f16(x: float) -> float:
+    if math.isinf(x) or math.isnan(x):
+        return x
+    try:
+        return struct.unpack("<e", struct.pack("<e", x))[0]
+    except OverflowError:
+        return math.copysign(math.inf, x)
+
+
+def bf16_bits(x: float) -> int:
+    """The bits of x rounded to bf16, half to even."""
+    bits = struct.unpack("<I", struct.pack("<f", _to_f32(x)))[0]
+    if math.isnan(x):
+        return (bits >> 16) | 0x40
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) & 0xFFFF
