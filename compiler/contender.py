@@ -64,7 +64,7 @@ def _openvino(threads: int) -> tuple[str, Opener]:
         request = core.compile_model(path, "CPU", config).create_infer_request()
         return lambda feeds: request.infer(dict(feeds))
 
-    return openvino.__version__, open_model
+    return openvino.__version__.split("-")[0], open_model
 
 
 RUNTIMES: dict[str, Callable[[int], tuple[str, Opener]]] = {

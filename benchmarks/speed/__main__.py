@@ -1,0 +1,117 @@
+"""`python -m octavo.benchmarks.speed`: measure, print the tables, write JSON, Markdown and SVG."""
+
+from __future__ import annotations
+
+import contextvars
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.markup import escape
+
+from ...compiler.bench import PEERS
+from ...compiler.cli.options import standard
+from ...compiler.cli.terminal import Terminal, table
+from ...compiler.files import replacing
+from ...compiler.machine import available_cores
+from ...compiler.progress import Step, listening, report
+from ...ir.errors import OctavoError
+from .cases import Outcome, chosen, installed_peers, measure
+from .chart import as_svg
+from .floors import Floors, measure_floors
+from .results import Results, as_json, as_markdown, sections
+
+RESULTS = Path(__file__).parents[1] / "results"
+PARTS = 100  # of a case, in which progress is counted
+
+
+@click.command()
+@click.option("--only", multiple=True, metavar="NAME", help="Measure this model alone, and write nothing; may be repeated.")
+@click.option("--against", default="", metavar="NAME,NAME", help=f"Peers: {', '.join(PEERS)}; default: those installed.")
+@click.option("--seconds", type=click.FloatRange(0.01), default=1.0, show_default=True, help="Running time for each runtime and model.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), help=f"Folder of the results; default: {RESULTS.parent.name}/{RESULTS.name}."
+)
+@standard
+@click.pass_context
+def main(ctx: click.Context, only: tuple[str, ...], against: str, seconds: float, output: Path | None) -> None:
+    """Measure the zoo and the real models beside other runtimes, with one thread and with two, and Octavo's own floor figures."""
+    terminal = ctx.ensure_object(Terminal)
+    peers = tuple(name.strip() for name in against.split(",") if name.strip()) or installed_peers()
+    threads = (1, 2) if len(available_cores()) > 1 else (1,)
+    try:
+        names = chosen(only)
+        with terminal.progress("speed"):
+            outcomes: list[Outcome] = []
+            failures: dict[str, str] = {}
+            floors: Floors | None = None
+            total = len(names) + (not only)
+            for k, name in enumerate(names):
+                with _part(name, k, total):
+                    try:
+                        outcomes += measure(name, peers, threads, seconds)
+                    except OctavoError as e:
+                        failures[name] = str(e)
+            if not only:
+                with _part("floors", total - 1, total):
+                    floors = measure_floors()
+        results = Results.of(outcomes, floors, failures, seconds)
+        folder = output or (None if only else RESULTS)
+        if folder is not None:
+            _write(results, folder)
+    except OctavoError as e:
+        terminal.fail(type(e).__name__, str(e))
+        raise SystemExit(1) from None
+    for warning in results.warnings:
+        terminal.note(f"warning: {warning}")
+    terminal.emit(as_json(results), lambda out: _show(out, results))
+    if folder is not None:
+        terminal.note(f"written to {folder}: speed.json, speed.md, speed.svg")
+    if not outcomes:
+        raise SystemExit(1)
+
+
+@contextmanager
+def _part(name: str, k: int, total: int) -> Iterator[None]:
+    """Report what happens inside as progress of the whole: one count to the end, from which the time left follows."""
+    outer = contextvars.copy_context()
+
+    def tell(step: Step) -> None:
+        done = PARTS * k + (PARTS * step.done // step.total if step.total else 0)
+        outer.run(report, f"{name}: {step.stage}", done, PARTS * total)
+
+    with listening(tell):
+        report("start")
+        yield
+
+
+def _write(results: Results, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {
+        "speed.json": json.dumps(as_json(results), indent=1) + "\n",
+        "speed.md": as_markdown(results),
+        "speed.svg": as_svg(results),
+    }
+    for name, text in texts.items():
+        with replacing(folder / name) as temporary:
+            temporary.write_text(text)
+
+
+def _show(out: Console, results: Results) -> None:
+    for line in results.setting:
+        out.print(line, highlight=False, markup=False)
+    for section in sections(results):
+        out.print()
+        rows = table(*section.columns, title=section.title, text=section.text)
+        for row in section.rows:
+            rows.add_row(*map(escape, row))
+        out.print(rows)
+        for note in section.notes:
+            out.print(note, highlight=False, markup=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Figures of Octavo alone: the share of the machine's peak, the time to compile, the cost of a call."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ...backends.cpu.peak import Peaks
+from ...backends.target import find_target
+from ...compiler.driver import compile
+from ...compiler.machine import pinned
+from ...compiler.progress import report
+from ...frontend.tracing import spec, trace
+from ...ir import ops
+from ...ir.errors import OctavoError
+from ...ir.graph import Value
+from .. import zoo
+from .cases import export_zoo
+
+COMPILED = "resnet50"
+STAGES = 4  # steps that `measure_floors` reports
+CALLS = 2000
+
+
+@dataclass(frozen=True)
+class Floors:
+    """peak_gflops: one core's measured f32 multiply-adds; matmul_share: what the 1024^3 matmul reaches of it, side by side.
+
+    compile_s: the time of `compile` for the ONNX file of `COMPILED`, in a new process with an empty object cache; cached_s: again.
+    call_us: a Python call of a compiled graph of ten small ops.
+    """
+
+    peak_gflops: float
+    matmul_gflops: float
+    matmul_share: float
+    compile_s: float
+    cached_s: float
+    call_us: float
+    scheduling: str
+
+
+def measure_floors(rounds: int = 9) -> Floors:
+    """Take some 30 seconds.  Raises OctavoError where the compilation fails."""
+    report("matmul beside the peak", 0, STAGES)
+    with pinned(1, realtime=True) as scheduling:
+        pairs = _matmul(rounds)
+        report("calls of ten ops", 1, STAGES)
+        call_us = _call_us(rounds)
+    with tempfile.TemporaryDirectory(prefix="octavo-speed-") as folder:
+        report(f"compile {COMPILED}", 2, STAGES)
+        onnx = export_zoo(COMPILED, Path(folder))
+        cold = _compile_seconds(onnx, Path(folder) / "cache")
+        report(f"compile {COMPILED} from the cache", 3, STAGES)
+        cached = _compile_seconds(onnx, Path(folder) / "cache")
+    return Floors(
+        peak_gflops=statistics.median(peak for _, peak in pairs),
+        matmul_gflops=statistics.median(reached for reached, _ in pairs),
+        matmul_share=statistics.median(reached / peak for reached, peak in pairs),
+        compile_s=cold,
+        cached_s=cached,
+        call_us=call_us,
+        scheduling=scheduling,
+    )
+
+
+def _matmul(rounds: int) -> list[tuple[float, float]]:
+    """(what the matmul reaches, the peak beside it) in GFLOP/s for each round."""
+    model = compile(zoo.build("matmul"), threads=1)
+    arrays = [zoo.feeds("matmul")[s.name] for s in model.inputs]
+    peaks = Peaks(find_target("native"))
+    work = 2 * arrays[0].shape[0] ** 3
+    model(*arrays)
+    pairs = []
+    for _ in range(rounds):
+        peak = peaks.flops(repeats=5)
+        seconds = []
+        for _ in range(3):
+            start = time.perf_counter()
+            model(*arrays)
+            seconds.append(time.perf_counter() - start)
+        pairs.append((work / min(seconds) / 1e9, peak))
+    return pairs
+
+
+def ten_ops(x: Value) -> Value:
+    """Three layers of four neurons (matmul, add, relu) and a softmax: ten ops whose own time is next to nothing."""
+    w = np.eye(4, dtype=np.float32)
+    for _ in range(3):
+        x = ops.relu(x @ w + np.float32(1))
+    return ops.softmax(x, axis=1)
+
+
+def _call_us(rounds: int) -> float:
+    model = compile(trace(ten_ops, spec("f32", ("batch", 4))), threads=1)
+    x = np.ones((1, 4), np.float32)
+    each = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        for _ in range(CALLS):
+            model(x)
+        each.append((time.perf_counter() - start) / CALLS * 1e6)
+    return statistics.median(each)
+
+
+def _compile_seconds(onnx: Path, cache: Path) -> float:
+    """The time of `compile` in a new process with this folder as its cache."""
+    package = __name__.partition(".benchmarks")[0]
+    code = (
+        f"import time; from {package}.compiler.driver import compile; start = time.perf_counter(); "
+        f"compile({str(onnx)!r}); print(time.perf_counter() - start)"
+    )
+    environment = {**os.environ, "OCTAVO_CACHE": str(cache)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise OctavoError(f"compiling {onnx.name} failed: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
+    return float(json.loads(done.stdout))

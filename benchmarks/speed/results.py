@@ -1,0 +1,176 @@
+"""The outcomes as data for JSON and as tables, the same for the terminal and for Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from ... import __version__
+from ...compiler.machine import Machine, describe_machine
+from .cases import Outcome, geomean
+from .floors import COMPILED, Floors
+
+SCALED = ("resnet50", "bert_base")  # models whose speed with two threads is compared with one
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that a run found out; `floors` is None where only some models were measured."""
+
+    date: str
+    octavo: str
+    machine: Machine
+    seconds: float
+    outcomes: tuple[Outcome, ...]
+    floors: Floors | None
+    failures: Mapping[str, str]
+
+    @staticmethod
+    def of(outcomes: Sequence[Outcome], floors: Floors | None, failures: Mapping[str, str], seconds: float) -> Results:
+        """The results of now and here."""
+        date = datetime.now(UTC).strftime("%Y-%m-%d")
+        return Results(date, __version__, describe_machine(), seconds, tuple(outcomes), floors, failures)
+
+    @property
+    def threads(self) -> tuple[int, ...]:
+        return tuple(sorted({o.report.threads for o in self.outcomes}))
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """Octavo and every peer that ran, with versions."""
+        return tuple(dict.fromkeys(f"{r.runtime} {r.version}" for o in self.outcomes for r in o.report.results))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What makes the figures doubtful, each once."""
+        left_out = [
+            f"{o.name}: {peer} is left out: {reason}"
+            for o in self.outcomes
+            if o.report.threads == self.threads[0]
+            for peer, reason in o.report.failures.items()
+        ]
+        failed = [f"{name} was not measured: {reason}" for name, reason in self.failures.items()]
+        return tuple(dict.fromkeys([*self.machine.warnings, *failed, *left_out]))
+
+    @property
+    def setting(self) -> tuple[str, ...]:
+        """Lines that say what was measured, on what and how."""
+        scheduling = ", then ".join(dict.fromkeys(o.report.scheduling for o in self.outcomes))
+        return (
+            f"{self.date}, {self.machine!s}",
+            f"{', '.join(self.versions)}; float32 arithmetic, default settings, no tuning",
+            f"each runtime in a process of its own, taking turns, {self.seconds:g} s each in 7 rounds; {scheduling}",
+        )
+
+    def at(self, threads: int) -> list[Outcome]:
+        return [o for o in self.outcomes if o.report.threads == threads]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table; the first `text` columns are words."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+    text: int = 1
+
+
+def as_json(results: Results) -> dict[str, Any]:
+    outcomes = [{**asdict(o), "fastest_peer": o.fastest.runtime if o.fastest else None} for o in results.outcomes]
+    summary = {str(t): _summary(results.at(t)) for t in results.threads}
+    fields = {"date": results.date, "octavo": results.octavo, "machine": asdict(results.machine), "seconds": results.seconds}
+    floors = asdict(results.floors) if results.floors else None
+    return {**fields, "summary": summary, "floors": floors, "failures": dict(results.failures), "outcomes": outcomes}
+
+
+def _summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Octavo's time over the fastest peer's: the geometric mean and the largest; None where no peer ran."""
+    known = [o for o in outcomes if not math.isnan(o.ratio)]
+    if not known:
+        return {"geomean": None, "worst": None, "worst_model": None, "models": 0}
+    worst = max(known, key=lambda o: o.ratio)
+    return {"geomean": geomean([o.ratio for o in known]), "worst": worst.ratio, "worst_model": worst.name, "models": len(known)}
+
+
+def sections(results: Results) -> list[Section]:
+    """The tables, in the order in which people want them."""
+    found = [_latency(results.at(t), t) for t in results.threads]
+    if results.outcomes:
+        found.append(_memory(results))
+    if results.floors:
+        found.append(_floors(results, results.floors))
+    return found
+
+
+def _latency(outcomes: Sequence[Outcome], threads: int) -> Section:
+    peers = tuple(dict.fromkeys(r.runtime for o in outcomes for r in o.report.results[1:]))
+    rows = []
+    for o in outcomes:
+        times = {r.runtime: r.median_ms for r in o.report.results}
+        spread = max(r.spread for r in (o.ours, o.fastest) if r)
+        inputs = " ".join(o.report.inputs.values())
+        each = (f"{times[p]:.3g}" if p in times else "-" for p in peers)
+        ratio = "-" if math.isnan(o.ratio) else f"{o.ratio:.2f}"
+        rows.append((o.name, o.origin, inputs, f"{o.ours.median_ms:.3g}", *each, ratio, f"{spread:.0%}"))
+    summary = _summary(outcomes)
+    notes = ()
+    if summary["models"]:
+        notes = (
+            f"Octavo takes {summary['geomean']:.2f} of the fastest peer's time (geometric mean of {summary['models']} models); "
+            f"worst {summary['worst_model']} with {summary['worst']:.2f}",
+        )
+    columns = ("model", "from", "inputs", "octavo ms", *(f"{p} ms" for p in peers), "octavo / fastest", "spread")
+    return Section(f"Median latency, {threads} thread{'s' if threads > 1 else ''}", columns, tuple(rows), notes, 3)
+
+
+def _memory(results: Results) -> Section:
+    rows = []
+    for o in results.at(results.threads[0]):
+        ours = o.ours
+        resident = ours.peak_rss_mb * 1.048576  # the process reports in units of 1024
+        rest = resident - o.weights_mb - o.arena_mb
+        cells = (
+            ours.load_ms,
+            ours.first_ms,
+            ours.first_ms / ours.median_ms,
+            ours.peak_rss_mb * 1.048576,
+            o.weights_mb,
+            o.arena_mb,
+            rest,
+        )
+        rows.append((o.name, *(f"{value:.3g}" for value in cells)))
+    columns = ("model", "load ms", "first ms", "first / median", "peak RSS MB", "weights MB", "workspace MB", "rest MB")
+    note = "the rest is mostly Python, NumPy and the inputs; weights are mapped, so pages that a run does not touch are not resident"
+    return Section("Octavo's start and memory, one thread", columns, tuple(rows), (note,))
+
+
+def _floors(results: Results, floors: Floors) -> Section:
+    rows = [
+        ("peak of one core, f32 multiply-adds", f"{floors.peak_gflops:.0f} GFLOP/s"),
+        ("matmul 1024 x 1024 x 1024, one thread", f"{floors.matmul_gflops:.0f} GFLOP/s, {floors.matmul_share:.0%} of the peak"),
+        (f"compile {COMPILED}, empty cache", f"{floors.compile_s:.1f} s"),
+        (f"compile {COMPILED}, from the object cache", f"{floors.cached_s:.2f} s"),
+        ("a call of a ten-op graph from Python", f"{floors.call_us:.1f} us"),
+    ]
+    alone, beside = ({o.name: o.ours.median_ms for o in results.at(t)} for t in (1, 2))
+    for name in SCALED:
+        if name in alone and name in beside:
+            rows.append((f"two threads on {name}", f"{alone[name] / beside[name]:.2f} times as fast as one"))
+    return Section("Octavo alone", ("figure", "measured"), tuple(rows), (f"{floors.scheduling}; compiling on all cores",))
+
+
+def as_markdown(results: Results) -> str:
+    lines = ["# Speed", "", "Written by `python -m octavo.benchmarks.speed`.", ""]
+    lines += [f"- {line}" for line in (*results.setting, *(f"warning: {w}" for w in results.warnings))]
+    lines += ["", "![Octavo's time over the fastest peer's](speed.svg)"]
+    for section in sections(results):
+        marks = ["---" if k < section.text else "---:" for k in range(len(section.columns))]
+        table = [section.columns, tuple(marks), *section.rows]
+        lines += ["", f"## {section.title}", "", *("| " + " | ".join(row) + " |" for row in table)]
+        lines += [line for note in section.notes for line in ("", note[0].upper() + note[1:] + ".")]
+    return "\n".join([*lines, ""])
