@@ -18,7 +18,7 @@ from ..backends.ptx.build import build as build_ptx
 from ..backends.ptx.device import check_device, cuda_target
 from ..backends.ptx.run import load_gpu
 from ..backends.runtime.native import NativeProgram, Variant, load_native
-from ..backends.runtime.signature import Signature, TensorSpec
+from ..backends.runtime.signature import Requirement, Signature, TensorSpec
 from ..backends.target import Target, find_target
 from ..frontend.onnx import import_model
 from ..ir.dims import symbols_of
@@ -28,6 +28,7 @@ from ..ir.text import to_text
 from ..passes.fuse import fuse
 from ..passes.pin import pin
 from ..passes.pipeline import optimize
+from ..passes.requirements import requirements
 from .artifact import save
 from .model import Model, Saved
 
@@ -131,9 +132,8 @@ def from_optimized(graph: Graph, optimized: Graph, targets: list[Target], tell: 
     for k, t in enumerate(targets):
         fused = fuse(legalize(optimized, t))
         program = plan(fused)
-        signature = signature_of(graph, program)
         prefix = f"octavo_v{k}"
-        symbols = (*signature.symbols, *signature.defined)
+        symbols = (*graph.symbols, *program.defined)
         built.append(build(program, t, prefix, symbols, lambda done, total: tell("compile kernels", done, total)))
         block = weights(program)
         home = next((k for k, known in enumerate(blocks) if np.array_equal(known, block)), len(blocks))
@@ -160,4 +160,5 @@ def signature_of(graph: Graph, program: Program) -> Signature:
         TensorSpec(n, v.dtype.name, shape(v), any(symbols_of(d) & run_time for d in v.shape))
         for n, v in zip(graph.output_names, planned.outputs, strict=True)
     )
-    return Signature(graph.name, inputs, outputs, graph.symbols, program.defined)
+    needed = tuple(Requirement(str(dim), where) for dim, where in requirements(graph).items())
+    return Signature(graph.name, inputs, outputs, graph.symbols, program.defined, needed)

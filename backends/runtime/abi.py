@@ -273,6 +273,8 @@ def _bind_inputs(signature: Signature, prefix: str) -> str:
         f.line(f"store i64 {sizes[name]}, ptr {f.at('%sizes', index, 'i64')}")
     for spec, shape in zip(signature.inputs, shapes):
         _require_dims(f, spec, shape, sizes)
+    for requirement in signature.requirements:
+        f.require(f.value(f"icmp eq i64 {f.dim(requirement.dim, sizes)}, 0"), Status.SHAPE)
     return f.end()
 
 

@@ -113,6 +113,7 @@ class Executable:
         self._dtypes = [spec.np for spec in signature.inputs]
         self._input_dims = [spec.dims for spec in signature.inputs]
         self._output_dims = [(spec, spec.dims, spec.np) for spec in signature.outputs]
+        self._requirements = [(r.dim, r.where) for r in signature.requirements]
         self._defined = [k for k, spec in enumerate(signature.outputs) if spec.defined]
         self._counts = (len(signature.inputs), len(signature.outputs))
         self._slots = sum(self._counts) + len(signature.symbols) + len(signature.defined)
@@ -180,6 +181,10 @@ class Executable:
             shape = (0,) if spec.defined else tuple(evaluate_dim(d, env) for d in dims)
             _check_bytes(signature.name, spec, shape, dtype)
             outputs.append((shape, dtype))
+        for dim, where in self._requirements:
+            if evaluate_dim(dim, env) != 0:
+                given = ", ".join(f"{name} = {env[name]}" for name in sorted(symbols_of(dim)))
+                raise ShapeError(f"the inputs of model {signature.name!r} do not fit together for {given}: {where} needs other sizes")
         table = (ctypes.c_int64 * (len(sizes) + len(signature.defined) + 1))(*sizes)
         workspace = int(self._workspace(ctypes.addressof(table), self.threads))
         if not 0 <= workspace < _LARGEST:

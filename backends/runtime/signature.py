@@ -3,7 +3,7 @@
 A dim is an int or the text of an expression (`"2*seq+1"`, see `ir/dims.py`).  `symbols` are the sizes that the inputs
 determine, each standing alone as a dim of some input; `defined` are the sizes that only a run finds out (how many elements
 are non-zero).  An output whose shape holds one of those is marked `defined`: the machine code does not fill a buffer of the
-caller but reports where in the workspace the result lies.
+caller but reports where in the workspace the result lies.  `requirements` are what else must hold of the sizes.
 
 >>> x = TensorSpec("x", "f32", ("batch", 784))
 >>> Signature("mlp", (x,), (TensorSpec("y", "f32", ("batch", 10)),), symbols=("batch",)).inputs
@@ -59,6 +59,18 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class Requirement:
+    """A condition on the sizes: the dim is 0.  `where` says which node needs it."""
+
+    zero: str
+    where: str
+
+    @property
+    def dim(self) -> Dim:
+        return parse_dim(self.zero)
+
+
+@dataclass(frozen=True)
 class Signature:
     """The interface of a model; made valid or not at all (ModelError)."""
 
@@ -67,6 +79,7 @@ class Signature:
     outputs: tuple[TensorSpec, ...]
     symbols: tuple[str, ...] = ()
     defined: tuple[str, ...] = ()
+    requirements: tuple[Requirement, ...] = ()
 
     def __post_init__(self) -> None:
         for what, specs in (("input", self.inputs), ("output", self.outputs)):
@@ -87,6 +100,10 @@ class Signature:
             _check_symbols(self.name, spec, known)
         for spec in self.outputs:
             _check_symbols(self.name, spec, known | set(self.defined) if spec.defined else known)
+        for requirement in self.requirements:
+            unknown = symbols_of(requirement.dim) - known
+            if unknown:
+                raise ModelError(f"model {self.name!r} has a condition on {', '.join(sorted(unknown))}, which no input gives")
 
     def to_json(self) -> dict[str, Any]:
         """A dict for `json.dumps`; `from_json` reads it back."""
@@ -96,6 +113,7 @@ class Signature:
             "outputs": [_spec_json(s) for s in self.outputs],
             "symbols": list(self.symbols),
             "defined": list(self.defined),
+            "requirements": [{"zero": r.zero, "where": r.where} for r in self.requirements],
         }
 
     @staticmethod
@@ -108,6 +126,7 @@ class Signature:
             tuple(_spec_from_json(s) for s in _list(fields, "outputs")),
             tuple(_string(s, "symbols") for s in _list(fields, "symbols")),
             tuple(_string(s, "defined") for s in _list(fields, "defined")),
+            tuple(_requirement_from_json(r) for r in _list(fields, "requirements")),
         )
 
 
@@ -139,6 +158,11 @@ def _spec_from_json(data: object) -> TensorSpec:
     if not all(isinstance(d, str) or type(d) is int for d in shape):
         raise ModelError(f"the shape {str(shape)[:80]} holds something other than numbers and texts")
     return TensorSpec(_text(fields, "name"), _text(fields, "dtype"), tuple(shape), fields.get("defined") is True)
+
+
+def _requirement_from_json(data: object) -> Requirement:
+    fields = _object(data, "requirement")
+    return Requirement(_text(fields, "zero"), _text(fields, "where"))
 
 
 def _object(data: object, what: str) -> Mapping[str, Any]:

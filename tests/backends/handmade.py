@@ -8,7 +8,7 @@ import numpy as np
 from llvmlite import binding as llvm
 from octavo.backends.runtime.assembly import assemble
 from octavo.backends.runtime.native import NativeProgram, Variant
-from octavo.backends.runtime.signature import Signature, TensorSpec
+from octavo.backends.runtime.signature import Requirement, Signature, TensorSpec
 
 TRIPLE = llvm.get_process_triple()
 
@@ -186,12 +186,13 @@ define i64 @{prefix}_workspace(ptr %sizes, i32 %workers) {{
 
 
 def checked(name: str = "checked") -> NativeProgram:
-    """A model that leaves y[seq,seq] alone; its inputs have dims of every kind."""
+    """A model that leaves y[seq,seq] alone; its inputs have dims of every kind, and at most four rows are allowed."""
     signature = Signature(
         name,
         (TensorSpec("x", "f32", ("seq", "2*seq+1")), TensorSpec("k", "i64", ("seq",)), TensorSpec("s", "f32", (1,))),
         (TensorSpec("y", "f32", ("seq", "seq")),),
         symbols=("seq",),
+        requirements=(Requirement("max(seq-4,0)", "a loop of four"),),
     )
     variant = Variant((), TRIPLE, "v0", [assemble(_NOTHING.format(prefix="v0"), TRIPLE)])
     return NativeProgram(name, signature, [variant], b"")

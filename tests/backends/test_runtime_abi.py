@@ -259,6 +259,8 @@ def test_expressions_are_checked_in_c_as_in_python(tmp_path: Path):
     assert status((2, 5), (3,), (1,), (2, 2)) == Status.SHAPE
     assert status((2, 5), (2,), (2,), (2, 2)) == Status.SHAPE
     assert status((2, 5), (2,), (1,), (2, 5)) == Status.SHAPE
+    assert status((4, 9), (4,), (1,), (4, 4)) == Status.OK
+    assert status((5, 11), (5,), (1,), (5, 5)) == Status.SHAPE
 
 
 def test_a_processor_without_the_features_is_told_so(tmp_path: Path):

@@ -205,6 +205,7 @@ def test_signatures_survive_json():
             "holds something other",
         ),
         (lambda: Signature.from_json({**EMPTY, "symbols": ["../x"]}), "cannot name a dimension"),
+        (lambda: Signature.from_json({**EMPTY, "requirements": [{"zero": "n", "where": "add"}]}), "has a condition on n"),
     ],
 )
 def test_signatures_that_make_no_sense_are_refused(make, text: str):
@@ -213,4 +214,4 @@ def test_signatures_that_make_no_sense_are_refused(make, text: str):
     assert text in str(error.value)
 
 
-EMPTY = {"name": "m", "inputs": [], "outputs": [], "symbols": [], "defined": []}
+EMPTY = {"name": "m", "inputs": [], "outputs": [], "symbols": [], "defined": [], "requirements": []}
