@@ -8,12 +8,13 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ..backends.runtime.abi import DTYPE_CODES
+from ..backends.runtime.signature import TensorSpec
 from ..compiler.artifact import load
 from ..ir.dims import substitute, symbols_of
 from ..ir.errors import OctavoError
@@ -25,17 +26,30 @@ FLAGS = ("-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function
 class CRunner:
     """Callable like `Model.run(None, feeds)`.  Raises OctavoError without a C compiler, and when the program fails."""
 
-    def __init__(self, artifact: Path, folder: Path):
-        """`folder` takes the program and what is passed to it."""
-        compiler = shutil.which("cc")
-        if compiler is None:
-            raise OctavoError("there is no C compiler `cc` to build the C program with")
+    def __init__(
+        self,
+        artifact: Path,
+        folder: Path,
+        compiler: str = "cc",
+        launcher: Sequence[str] = (),
+        interface: tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]] | None = None,
+    ):
+        """`folder` takes the program and what is passed to it.
+
+        For another processor: a cross `compiler`, a `launcher` (an emulator and its options), and the inputs and outputs of the
+        model, whose artifact cannot be loaded here.
+        """
+        found = shutil.which(compiler)
+        if found is None:
+            raise OctavoError(f"there is no C compiler `{compiler}` to build the C program with")
         self.artifact = artifact
         self.folder = folder
-        self.program = folder / "c_runner"
-        model = load(artifact)
-        self.inputs, self.outputs = model.inputs, model.outputs
-        _run([compiler, *FLAGS, f"-I{artifact}", str(SOURCE), "-o", str(self.program), "-ldl"])
+        self.command = [*launcher, str(folder / "c_runner")]
+        if interface is None:
+            model = load(artifact)
+            interface = model.inputs, model.outputs
+        self.inputs, self.outputs = interface
+        _run([found, *FLAGS, f"-I{artifact}", str(SOURCE), "-o", self.command[-1], "-ldl"])
 
     def __call__(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         arrays = [np.asarray(feeds[spec.name], order="C") for spec in self.inputs]
@@ -55,7 +69,7 @@ class CRunner:
                 file.write(_head(spec.dtype, shape, nbytes))
         _run(
             [
-                str(self.program),
+                *self.command,
                 str(self.artifact / "model.so"),
                 str(self.artifact / "weights.bin"),
                 str(request),

@@ -117,7 +117,9 @@ class _Contract:
         task = names.var("t")
         *batch_index, block_index, group_index = unravel(task, (*what.batch, blocks, groups))
         batch = tuple(batch_index)
-        cost = size_expr(self.depth * (max(1, block) if isinstance(block, int) else full + 1) * tile.width * tile.rows * most) // 8
+        rows = binary("min", const(tile.rows * most), size_expr(total))
+        columns = (max(1, block) if isinstance(block, int) else full + 1) * tile.width
+        cost = size_expr(self.depth * columns) * rows // 16  # a vector of multiply-adds counts as one operation
         tasks = size_expr(dim_product((*what.batch, blocks, groups)))
 
         def tiles(at: Expr, number: Expr, chunk: tuple[Expr, ...], sums: Buf | None) -> list[Stmt]:

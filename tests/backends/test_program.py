@@ -301,7 +301,7 @@ LOOP = """graph g(%t: i64[], %x: f32[3]) -> (%o, %o#1) {
     %m = add(%s, %k)
     %n = add(%m, %f)
   })
-}"""  # noqa: E501
+}"""
 
 
 def test_a_loop_ends_by_its_bound_or_its_condition():

@@ -67,3 +67,13 @@ def test_a_chain_of_norms_goes_in_one_sweep():
     after, _ = run_passes(before, [Fixpoint((absorb, fold))])
     assert sorted(n.op for n in after.nodes) == ["add", "const", "const", "conv", "input"]
     same_values(before, after)
+
+
+def test_a_scale_that_weights_are_too_narrow_for_stays():
+    unchanged(
+        """graph g(%x: f16[n,2]) -> (%y) {
+          %p = matmul(%x, const<f16[2,2] [0.001,0.002,0.003,0.004]>)
+          %y = mul(%p, const<f16[] 0.0001>)
+        }""",
+        absorb,
+    )

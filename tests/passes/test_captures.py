@@ -34,7 +34,7 @@ def test_a_constant_that_is_no_capture_stays_an_operand():
             %a = mul(%s, %c)
             %n = add(%a, %v)
           }, states=1, captures=1, length=3, reverse=[false])
-        }""",  # noqa: E501
+        }""",
         inline_constant_captures,
     )
 

@@ -159,9 +159,7 @@ def launch(function: LoopFunction, part: int, arrays: Sequence[np.ndarray], size
         Grid(memory, function.inputs, sizes, blocks, int(thread_loop.extent.value)).run((statement,))
 
 
-def execute(
-    function: LoopFunction, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], sizes: Mapping[str, int]
-) -> None:
+def execute(function: LoopFunction, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], sizes: Mapping[str, int]) -> None:
     """Run all kernels of a function in order."""
     arrays = [np.ascontiguousarray(a).reshape(-1) for a in inputs] + [a.reshape(-1) for a in outputs]
     for part in range(len(function.body)):

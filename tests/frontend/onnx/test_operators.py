@@ -279,3 +279,13 @@ def test_scaler() -> None:
     x = numbers(2, 3)
     (y,) = run(model(graph, domains=', "ai.onnx.ml" : 3'), x=x)
     np.testing.assert_allclose(y, (x - [1, 2, 3]) * [0.5, 1, 2], rtol=1e-6)
+
+
+def test_a_scale_that_leaves_the_size_as_it_is_still_moves_the_coordinates() -> None:
+    graph = """(float[1,1,8] x) => (float[1,1,8] y) {
+        scales = Constant<value_floats = [1.0, 1.0, 1.05]>()
+        y = Resize<mode = "linear">(x, , scales)
+    }"""
+    x = np.arange(8, dtype=np.float32).reshape(1, 1, 8)
+    (y,) = run(model(graph), x=x)
+    np.testing.assert_allclose(y[0, 0], np.clip((np.arange(8) + 0.5) / 1.05 - 0.5, 0, 7), rtol=1e-5, atol=1e-6)
