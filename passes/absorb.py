@@ -90,9 +90,10 @@ def _joined_offsets(node: Node, x: Value, c: Value) -> Value | None:
 
 
 def _constant(array: np.ndarray, like: Value) -> Value | None:
-    """The array rounded to the dtype of a constant, or None where that overflows."""
+    """The array rounded to the dtype of a constant, or None where that overflows or leaves too few digits."""
     with np.errstate(all="ignore"):
         rounded = np.asarray(array.astype(like.dtype.np))
-    if not np.isfinite(rounded.astype(np.float64)).all():
+        error = np.abs(rounded.astype(np.float64) - array)  # infinite or NaN where it overflows
+    if not (error <= np.abs(array) * 2.0**-8 + 2.0**-126).all():  # code flushes what is smaller than f32's normal numbers
         return None
     return const_value(Constant(rounded, like.dtype), like.node.loc)

@@ -21,12 +21,16 @@ from .symbolic import Ratio, as_dim, largest
 
 @dataclass(frozen=True)
 class Axis:
-    """How one axis is resized: sizes before and after, the scale as a scalar f32 value, and the crop for tf_crop_and_resize."""
+    """How one axis is resized: sizes before and after, the scale as a scalar f32 value, and the crop for tf_crop_and_resize.
+
+    same: the scale is 1; another scale moves the coordinates even where the size, rounded down, stays.
+    """
 
     axis: int
     before: Dim
     after: Dim
     scale: Value
+    same: bool
     start: float = 0.0
     end: float = 1.0
 
@@ -168,7 +172,7 @@ def resize_axes(n: Site, x: Tensor, axes: list[Axis]) -> Value:
     work = value if mode == "nearest" else n.cast(value, f32)
     outside = None
     for a in axes:
-        if a.before == a.after and transform != "tf_crop_and_resize":
+        if a.same and transform != "tf_crop_and_resize":
             continue
         source = _source(n, a, transform)
         if transform == "tf_crop_and_resize":
@@ -207,7 +211,8 @@ def by_scales(n: Site, x: Tensor, scales: Tensor, where: tuple[int, ...], crop: 
         shown = factor if isinstance(factor, Ratio) else scale_text(float(factor))
         after = _scaled(x.shape[axis], shown)
         scale = n.reshape(n.slice_axis(scales, 0, k, k + 1), ()) if isinstance(factor, Ratio) else n.const(factor, f32)
-        axes.append(Axis(axis, x.shape[axis], after, n.cast(scale, f32), *crop[k]))
+        same = after == x.shape[axis] and (isinstance(factor, Ratio) or factor == 1)
+        axes.append(Axis(axis, x.shape[axis], after, n.cast(scale, f32), same, *crop[k]))
     return resize_axes(n, x, axes)
 
 
@@ -246,7 +251,7 @@ def resize(n: Site, x: Tensor, roi: Operand = None, scales: Operand = None, size
     for k, axis in enumerate(where):
         before, after = x.shape[axis], largest(wanted[k], 0)
         scale = shared if shared is not None else n.apply("div", size_value(n, after), size_value(n, before))
-        axes.append(Axis(axis, before, after, scale, *crop[k]))
+        axes.append(Axis(axis, before, after, scale, before == after, *crop[k]))
     return resize_axes(n, x, axes)
 
 
