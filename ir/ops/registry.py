@@ -118,6 +118,8 @@ def apply_node(name: str, inputs: Sequence[Value], attrs: Mapping[str, Any], loc
     types = tuple(v.type for v in inputs)
     try:
         results = definition.infer(types, **attrs)
+        if any(isinstance(d, int) and d < 0 for t in results for d in t.shape):
+            raise ShapeError(f"the result {', '.join(map(str, results))} would have a negative size")
     except ShapeError as e:
         operands = ", ".join(map(str, types))
         raise ShapeError(f"{name}({operands}){' at ' + loc if loc else ''}: {e}") from None

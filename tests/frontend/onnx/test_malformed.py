@@ -226,3 +226,9 @@ def test_a_loop_without_end_is_left_to_the_run() -> None:
     }"""
     with pytest.raises(UnsupportedOp, match="depends on sizes known only at run time"):
         import_model(model(graph))
+
+
+def test_a_negative_size_is_a_shape_error() -> None:
+    graph = "(float[3] x) => (float[q] y) { s = Constant<value_ints = [-7, 3]>() y = Expand(x, s) }"
+    with pytest.raises(ShapeError, match="would have a negative size"):
+        import_model(model(graph))
