@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ..errors import ShapeError
 from ..scalar import compute_dtype
 from ..types import DType, bool_, dtype_of, i64
 from .registry import Quant, Reduction, Sample, Types, reduction, same_dtype
@@ -136,6 +137,8 @@ def _position(least: Callable[[DType], Any], beyond: Callable[[X, X], X], first:
 def _numpy_position(function: Callable[..., Any], first: bool) -> Callable[..., np.ndarray]:
     def reference(x: np.ndarray, axes: tuple[int, ...], keepdims: bool = False) -> np.ndarray:
         (axis,) = axes
+        if x.shape[axis] == 0 and x.size == 0 and all(n for k, n in enumerate(x.shape) if k != axis):
+            raise ShapeError(f"no element along axis {axis} of {x.shape} has a position")
         if first:
             return np.asarray(function(x, axis=axis, keepdims=keepdims)).astype(np.int64)
         return np.asarray(x.shape[axis] - 1 - function(np.flip(x, axis), axis=axis, keepdims=keepdims)).astype(np.int64)
