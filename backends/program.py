@@ -172,7 +172,7 @@ class _Planner:
     graph: Graph
     refs: dict[Value, Ref] = field(default_factory=dict)
     arena: list[Place] = field(default_factory=list)
-    constants: dict[Constant, Place] = field(default_factory=dict)
+    constants: dict[tuple[str, bytes], list[tuple[Constant, Place]]] = field(default_factory=dict)  # by type and first elements
     constant_bytes: int = 0
     clock: int = 0
     used: list[Place] = field(default_factory=list)  # in order of use
@@ -217,7 +217,7 @@ class _Planner:
         for place in self.arena:
             place.last = min(place.last, self.clock)
         below, size = _layout(self.arena)
-        packed = [(p.offset or 0, c) for c, p in self.constants.items()]
+        packed = [(p.offset or 0, c) for alike in self.constants.values() for c, p in alike]
         return Program(graph, tuple(steps), self.arena, packed, self.constant_bytes, size, below, outputs, self.limits)
 
     def _run_time_symbols(self) -> frozenset[str]:
@@ -240,12 +240,17 @@ class _Planner:
         return self.refs[root]
 
     def _constant(self, constant: Constant) -> Place:
-        if constant not in self.constants:
-            nbytes = _bytes(constant.type)
-            assert isinstance(nbytes, int)
-            self.constants[constant] = Place("const", nbytes, offset=self.constant_bytes)
-            self.constant_bytes += -(-max(nbytes, 1) // ALIGN) * ALIGN
-        return self.constants[constant]
+        """Where a constant lies; equal ones lie in one place.  Only those that look alike are compared: it means hashing them."""
+        alike = self.constants.setdefault((repr(constant.type), constant.array.flat[:16].tobytes()), [])
+        for known, place in alike:
+            if known == constant:
+                return place
+        nbytes = _bytes(constant.type)
+        assert isinstance(nbytes, int)
+        place = Place("const", nbytes, offset=self.constant_bytes)
+        self.constant_bytes += -(-max(nbytes, 1) // ALIGN) * ALIGN
+        alike.append((constant, place))
+        return place
 
     def _use(self, ref: Ref) -> Ref:
         ref.place.last = max(ref.place.last, self.clock)
