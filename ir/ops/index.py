@@ -285,8 +285,6 @@ def _pad_reference(x: np.ndarray, low: Any, high: Any, mode: str = "constant", v
         return x
     if mode != "constant" and any(n == 0 and a + b for n, a, b in zip(x.shape, low, high, strict=True)):
         raise ShapeError(f"padding by {mode!r} has nothing to repeat along an empty axis of {x.shape}")
-    if mode == "reflect" and any(max(a, b) >= max(n, 1) for n, a, b in zip(x.shape, low, high, strict=True) if a > 0 or b > 0):
-        raise ShapeError(f"padding by 'reflect' takes less than the size of an axis; {low} and {high} do not fit {x.shape}")
     extra = {"constant_values": np.asarray(value).astype(x.dtype)} if mode == "constant" else {}
     return np.pad(x, list(zip(low, high, strict=True)), _PAD_MODES[mode], **extra)  # type: ignore[call-overload]
 
