@@ -19,7 +19,7 @@ import numpy as np
 
 from . import transcendental as _t
 from .loops import Bitcast, Cast, Const, Expr, Op, Scalar, binary, unary
-from .types import DType, bool_, dtype_of, f16, f32, f64
+from .types import DType, bool_, dtype_of, f32, f64
 
 
 class LoopScalars:
@@ -206,7 +206,7 @@ class NumpyScalars:
         return _erf(x.astype(np.float64)).astype(x.dtype)
 
 
-_erf = np.vectorize(__import__("math").erf, otypes=[np.float64])
+_erf = np.vectorize(math.erf, otypes=[np.float64])
 
 for _name in "exp log sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf pow".split():
     setattr(LoopScalars, _name, _loop_transcendental(_name))
@@ -220,6 +220,3 @@ COMPUTE = {"f16": f32, "bf16": f32, "f8e4m3": f32, "f8e5m2": f32}
 def compute_dtype(dtype: DType) -> DType:
     """The dtype in which arithmetic on `dtype` is done: f32 for narrower floats (each result is rounded back), else itself."""
     return COMPUTE.get(dtype.name, dtype)
-
-
-assert f16.name in COMPUTE
