@@ -35,7 +35,10 @@ def main() -> int:
                 print(f"stopped after {found} failures in {k} graphs")
                 return 1
         rate = k / (time.monotonic() - start)
-        _progress(f"{k}/{options.count} graphs, {found} failures, {rate:.1f}/s, {(options.count - k) / rate:.0f} s left")
+        line = f"{k}/{options.count} graphs, {found} failures, {rate:.1f}/s, {(options.count - k) / rate:.0f} s left"
+        _progress(line)
+        if k % 500 == 0 and not sys.stderr.isatty():
+            print(line, file=sys.stderr, flush=True)
     _progress("")
     print(f"{options.count} graphs, {found} failures, {time.monotonic() - start:.0f} s")
     return 1 if found else 0
