@@ -41,6 +41,7 @@ from ..target import Target
 from .access import Access, Index, in_memory, linear, strides_of, unravel
 from .contraction import Contraction, Tile, contraction, contraction_of, epilogue, tile_for
 from .kernel import Params, access, const, function, loops, parameters, spread
+from .micro import Hints, multiply_add
 
 BLOCK_BYTES = 1 << 19  # of packed panels that one sweep over the rows reads: with the next, they fit the second-level cache
 UNROLL_K = 8  # steps of k that a whole tile takes in a row, a tile of fewer rows half of them
@@ -287,38 +288,14 @@ class _Micro:
 
     def _sum(self, acc: Buf, vectors: int, start: Expr) -> list[Stmt]:
         """The loops over k."""
-        plan = self.plan
-        names, tile, dtype = plan.names, plan.tile, plan.dtype
-        k_strides = strides_of(plan.inner)
-        panel_size = size_expr(plan.depth * tile.width)
+        plan, unroll = self.plan, UNROLL_K if self.rows == self.plan.tile.rows else UNROLL_K // 2
+        panel_size, ahead = size_expr(plan.depth * plan.tile.width), self._ahead(start, unroll)
+        return multiply_add(
+            plan.names, acc, plan.tile, vectors, self.buffer, self.base, self.moves, plan.panels, start, panel_size, plan.inner,
+            unroll, ahead,
+        )  # fmt: skip
 
-        def step(k: tuple[Expr, ...]) -> list[Stmt]:
-            a_offset = linear(k, self.moves)
-            b_offset = start + linear(k, k_strides) * tile.width
-            result: list[Stmt] = []
-            for q in range(self.rows):
-                a = LOOPS.cast(Load(self.buffer, self.base[q] + a_offset), dtype)
-                for j in range(vectors):
-                    v = names.var("v")
-                    in_panel, column = divmod(j, tile.vectors)
-                    b = LOOPS.cast(Load(plan.panels, b_offset + panel_size * in_panel + column * tile.lanes + v), dtype)
-                    at = const((q * vectors + j) * tile.lanes) + v
-                    old = Load(acc, at)
-                    total = LOOPS.fma(a, b, old) if dtype.is_float else old + a * b
-                    result.append(For(v, const(tile.lanes), (Store(acc, at, total),), "vector"))
-            return result
-
-        unroll = UNROLL_K if self.rows == tile.rows else UNROLL_K // 2
-        ahead = self._ahead(start, unroll)
-
-        def inner(outer: tuple[Expr, ...]) -> list[Stmt]:
-            return _unrolled(
-                names, plan.inner[-1], unroll, lambda k: step((*outer, k)), lambda k: ahead(linear((*outer, k), k_strides))
-            )
-
-        return loops(names, plan.inner[:-1], inner)
-
-    def _ahead(self, start: Expr, unroll: int) -> Callable[[Expr], list[Stmt]]:
+    def _ahead(self, start: Expr, unroll: int) -> Hints:
         """Hints for what the next sweep over the rows reads of the panels: every tile asks for its share, so that the sweep finds
         them in the second-level cache.  The result gives the hints of `unroll` steps from k.
         """
@@ -398,20 +375,3 @@ def _chunked(what: Contraction) -> Contraction:
 def ceil_expr(e: Expr, by: Scalar) -> Expr:
     """e / by rounded up."""
     return (e + (by - 1)) // by
-
-
-def _unrolled(
-    names: Names, size: Dim, unroll: int, step: Callable[[Expr], list[Stmt]], before: Callable[[Expr], list[Stmt]]
-) -> list[Stmt]:
-    """A serial loop over 0..size, some steps at a time; `before` stands once before each group of steps."""
-    if isinstance(size, int) and size <= 2 * unroll:
-        return [s for k in range(size) for s in step(const(k))]
-    q, u = names.var("k"), names.var("u")
-    extent = size_expr(size)
-    steps = For(u, const(unroll), tuple(step(q * unroll + u)), "unroll")
-    whole = For(q, extent // unroll, (*before(q * unroll), steps))
-    if isinstance(size, int):
-        done = size // unroll * unroll
-        return [whole, *(s for k in range(done, size) for s in step(const(k)))]
-    r = names.var("k")
-    return [whole, For(r, extent % unroll, tuple(step(extent - extent % unroll + r)))]

@@ -1,0 +1,77 @@
+"""The micro-kernel of every matrix product: a tile of sums in registers, each one chain of multiply-adds over k, in order of k.
+
+for k: for row q: for vector j: acc[q, j] = fma(a[rows[q] + moves . k], b[start + k * width + j * lanes ...], acc[q, j])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ...ir.dims import Dim
+from ...ir.loops import Buf, Expr, For, Load, Names, Stmt, Store, size_expr
+from ...ir.scalar import LOOPS
+from .access import linear, strides_of
+from .contraction import Tile
+from .kernel import const, loops
+
+Hints = Callable[[Expr], list[Stmt]]  # what stands before a group of steps from k
+
+
+def multiply_add(
+    names: Names,
+    acc: Buf,
+    tile: Tile,
+    vectors: int,
+    a: Buf,
+    rows: Sequence[Expr],
+    moves: Sequence[Dim],
+    panels: Buf,
+    start: Expr,
+    panel_size: Expr,
+    k: Sequence[Dim],
+    unroll: int,
+    hints: Hints,
+) -> list[Stmt]:
+    """Add to `acc`, [rows, vectors, lanes] in registers, the products over the k loops.
+
+    rows: where in `a` each row of the tile starts, moves: how each k loop moves along it; start: where in `panels` the tile's first
+    panel starts, panel_size: from one panel to the next, for tiles of more vectors than a panel has.  `unroll` steps of the
+    innermost loop stand in a row, after `hints`.
+    """
+    dtype, k_strides = acc.dtype, strides_of(k)
+
+    def step(at_k: tuple[Expr, ...]) -> list[Stmt]:
+        a_offset = linear(at_k, moves)
+        b_offset = start + linear(at_k, k_strides) * tile.width
+        result: list[Stmt] = []
+        for q, row in enumerate(rows):
+            x = LOOPS.cast(Load(a, row + a_offset), dtype)
+            for j in range(vectors):
+                v = names.var("v")
+                in_panel, column = divmod(j, tile.vectors)
+                b = LOOPS.cast(Load(panels, b_offset + panel_size * in_panel + column * tile.lanes + v), dtype)
+                at = const((q * vectors + j) * tile.lanes) + v
+                old = Load(acc, at)
+                total = LOOPS.fma(x, b, old) if dtype.is_float else old + x * b
+                result.append(For(v, const(tile.lanes), (Store(acc, at, total),), "vector"))
+        return result
+
+    def inner(outer: tuple[Expr, ...]) -> list[Stmt]:
+        return _unrolled(names, k[-1], unroll, lambda i: step((*outer, i)), lambda i: hints(linear((*outer, i), k_strides)))
+
+    return loops(names, k[:-1], inner)
+
+
+def _unrolled(names: Names, size: Dim, unroll: int, step: Callable[[Expr], list[Stmt]], before: Hints) -> list[Stmt]:
+    """A serial loop over 0..size, some steps at a time; `before` stands once before each group of steps."""
+    if isinstance(size, int) and size <= 2 * unroll:
+        return [s for k in range(size) for s in step(const(k))]
+    q, u = names.var("k"), names.var("u")
+    extent = size_expr(size)
+    steps = For(u, const(unroll), tuple(step(q * unroll + u)), "unroll")
+    whole = For(q, extent // unroll, (*before(q * unroll), steps))
+    if isinstance(size, int):
+        done = size // unroll * unroll
+        return [whole, *(s for k in range(done, size) for s in step(const(k)))]
+    r = names.var("k")
+    return [whole, For(r, extent % unroll, tuple(step(extent - extent % unroll + r)))]
