@@ -15,8 +15,9 @@ from llvmlite import binding as llvm
 from ...ir.errors import CodegenError, TargetError
 
 MAX_THREADS = 256
-SPIN = 1000  # about 45 microseconds of `pause` on a Sapphire Rapids core, 5 on a Haswell
-_CORE_BYTES = 16_384  # holds 384 bytes of state and MAX_THREADS slots of 24; the kernel rounds up to its page size
+SPIN_NS = 100_000  # how long an idle worker waits awake: some calls from Python lie 10 to 50 us apart
+CHUNKS = 8  # that each thread's part of a loop is cut into
+_CORE_BYTES = 36_864  # holds 384 bytes of state and MAX_THREADS slots of 128; a whole number of small pages
 
 _X86 = """
 define internal void @${prefix}pause() nounwind alwaysinline {
@@ -97,7 +98,8 @@ def pool_ir(triple: str, prefix: str) -> str:
     return template("pool.ll").substitute(
         prefix=prefix,
         FUTEX=processor.futex,
-        SPIN=SPIN,
+        SPIN_NS=SPIN_NS,
+        CHUNKS=CHUNKS,
         MAX_THREADS=MAX_THREADS,
         CORE_BYTES=_CORE_BYTES,
         processor=functions,

@@ -23,8 +23,8 @@ from .assembly import host_processor, processor_of
 # What pool.ll and abi.ll call, and what LLVM may call by itself.  Each has one version, or versions that all serve, in glibc:
 # pthread_cond_wait, for one, would bind to a variant of 1998.
 LIBC = frozenset({
-    "close", "free", "getauxval", "lseek", "madvise", "malloc", "memcmp", "memcpy", "memmove", "memset", "mmap", "munmap",
-    "open", "pthread_create", "pthread_join", "pthread_sigmask", "sigfillset", "syscall",
+    "clock_gettime", "close", "free", "getauxval", "lseek", "madvise", "malloc", "memcmp", "memcpy", "memmove", "memset",
+    "mmap", "munmap", "open", "pthread_create", "pthread_join", "pthread_sigmask", "sigfillset", "syscall",
 })  # fmt: skip
 
 _FLAGS = [

@@ -4,8 +4,10 @@
 ;   every signal.
 ; - One caller at a time owns the workers (`busy`).  A second caller, or a body that calls parallel_for itself, runs its
 ;   loop alone: nobody ever waits for somebody else's loop.
-; - Idle workers spin for some $SPIN pauses, then sleep on a futex: between the kernels of one inference they stay awake,
-;   between two requests they cost nothing.
+; - The iterations are cut into chunks, and each worker begins with a part of its own, the same one in every loop of that
+;   size: what it wrote in one kernel it finds in its cache in the next.  Who has finished takes chunks from the others.
+; - Idle workers spin for $SPIN_NS nanoseconds, then sleep on a futex: between the kernels of one inference they stay
+;   awake, and so they do between inferences that follow each other at once; $SPIN_NS ns after that they cost nothing.
 ; - The caller never waits for a worker that has not joined yet: it closes the gate once no chunk is left and waits only for
 ;   those inside.
 ; - Everything but the requested size lies in a mapping that the kernel wipes in a forked child, where all zero means
@@ -13,23 +15,29 @@
 ; - Workers compute with the caller's floating-point mode (rounding, flushing of subnormals), so that results do not depend
 ;   on who computed them.
 ;
-; A text template: $$prefix, $$FUTEX (syscall number), $$SPIN, $$MAX_THREADS, $$CORE_BYTES and the three processor-dependent
+; A text template: $$prefix, $$FUTEX (syscall number), $$SPIN_NS, $$MAX_THREADS, $$CORE_BYTES and the three processor-dependent
 ; functions at the end are filled in by assembly.py.  Only libc is called: mmap, munmap, madvise, malloc, free, syscall,
-; pthread_create, pthread_join, pthread_sigmask, sigfillset.
+; clock_gettime, pthread_create, pthread_join, pthread_sigmask, sigfillset.
 
 ; What parallel_for takes as `pool`: the shared core and how many threads this user of it wants, the caller included.
 %pool = type { ptr, i32 }
 
-%slot = type { ptr, i32, i32, i64 }          ; core, worker index, generation at birth, pthread_t
+; Everything that one thread writes and another waits for has a line of its own, or two where the processor fetches pairs.
+%slot = type {
+  ptr, i32, i32, i64,                        ;  0 core, 1 worker index, 2 generation at birth, 3 pthread_t
+  i64, [12 x i64]                            ;  4 number of a loop and next chunk of the worker's part: job << 16 | chunk
+}
 
 %core = type {
-  i32, i32, i32, [13 x i32],                 ;  0 busy, 1 threads started, 2 stop
-  i32, i32, [14 x i32],                      ;  4 generation (futex of idle workers), 5 sleepers
-  i32, i32, [14 x i32],                      ;  7 gate (futex of the caller): OPEN | workers inside, 8 waiting
-  ptr, ptr, i64, i64, i64, i32, [5 x i32],   ; 10 body, 11 ctx, 12 n, 13 chunk, 14 floating-point mode, 15 limit
-  i64, [7 x i64],                            ; 17 next index to hand out
-  [$MAX_THREADS x %slot]                     ; 19
+  i32, i32, i32, [29 x i32],                 ;  0 busy, 1 threads started, 2 stop
+  i32, i32, ptr, ptr, i64, i64, i64, i32, i32, [9 x i64],
+  ;  4 generation (futex of idle workers), 5 sleepers; the job: 6 body, 7 ctx, 8 n, 9 floating-point mode, 10 its number, 11 limit,
+  ; 12 chunks
+  i32, i32, [30 x i32],                      ; 14 gate (futex of the caller): OPEN | workers inside, 15 waiting
+  [$MAX_THREADS x %slot]                     ; 17
 }
+
+%timespec = type { i64, i64 }
 
 declare ptr @mmap(ptr, i64, i32, i32, i32, i64)
 declare i32 @munmap(ptr, i64)
@@ -37,6 +45,7 @@ declare i32 @madvise(ptr, i64, i32)
 declare ptr @malloc(i64)
 declare void @free(ptr)
 declare i64 @syscall(i64, ...)
+declare i32 @clock_gettime(i32, ptr)
 declare i32 @pthread_create(ptr, ptr, ptr, ptr)
 declare i32 @pthread_join(i64, ptr)
 declare i32 @pthread_sigmask(i32, ptr, ptr)
@@ -52,6 +61,48 @@ define internal void @${prefix}futex_wait(ptr %word, i32 %value) nounwind {
 define internal void @${prefix}futex_wake(ptr %word) nounwind {
   %unused = call i64 (i64, ...) @syscall(i64 $FUTEX, ptr %word, i32 129, i32 2147483647)
   ret void
+}
+
+; Nanoseconds of a clock that only goes forward.
+define internal i64 @${prefix}now() nounwind {
+  %time = alloca %timespec
+  %unused = call i32 @clock_gettime(i32 1, ptr %time)
+  %seconds = load i64, ptr %time
+  %rest_at = getelementptr %timespec, ptr %time, i32 0, i32 1
+  %rest = load i64, ptr %rest_at
+  %whole = mul i64 %seconds, 1000000000
+  %ns = add i64 %whole, %rest
+  ret i64 %ns
+}
+
+; Spins while the word holds `value`, for $SPIN_NS nanoseconds at most, and returns what it holds then.
+define internal i32 @${prefix}spin_while(ptr %word, i32 %value) nounwind {
+entry:
+  br label %spin
+spin:
+  %tries = phi i32 [ 0, %entry ], [ %tried, %pause ]
+  %until = phi i64 [ 0, %entry ], [ %due, %pause ]
+  %held = load atomic i32, ptr %word acquire, align 4
+  %other = icmp ne i32 %held, %value
+  br i1 %other, label %done, label %patience
+patience:
+  %tried = add i32 %tries, 1
+  %group = and i32 %tried, 63
+  %look = icmp eq i32 %group, 0               ; the clock costs as much as a pause or more
+  br i1 %look, label %clock, label %pause
+clock:
+  %now = call i64 @${prefix}now()
+  %first = icmp eq i64 %until, 0
+  %end = add i64 %now, $SPIN_NS
+  %set = select i1 %first, i64 %end, i64 %until
+  %tired = icmp sgt i64 %now, %set
+  br i1 %tired, label %done, label %pause
+pause:
+  %due = phi i64 [ %until, %patience ], [ %set, %clock ]
+  call void @${prefix}pause()
+  br label %spin
+done:
+  ret i32 %held
 }
 
 ; A pool for `threads` threads, the caller included, or NULL when memory is short.
@@ -106,7 +157,7 @@ next:
   %more = icmp slt i32 %i, %threads
   br i1 %more, label %join, label %release
 join:
-  %id_at = getelementptr %core, ptr %core, i32 0, i32 19, i32 %i, i32 3
+  %id_at = getelementptr %core, ptr %core, i32 0, i32 17, i32 %i, i32 3
   %id = load i64, ptr %id_at
   %j = call i32 @pthread_join(i64 %id, ptr null)
   %after = add i32 %i, 1
@@ -134,7 +185,7 @@ next:
   %more = icmp slt i32 %threads, %wanted
   br i1 %more, label %start, label %done
 start:
-  %slot = getelementptr %core, ptr %core, i32 0, i32 19, i32 %threads
+  %slot = getelementptr %core, ptr %core, i32 0, i32 17, i32 %threads
   store ptr %core, ptr %slot
   %index_at = getelementptr %slot, ptr %slot, i32 0, i32 1
   %count = add i32 %threads, 1
@@ -154,34 +205,78 @@ done:
   ret void
 }
 
-; Takes chunks until none is left.
+; Runs chunks until none is left: those of the worker's own part first, then those of the workers after it.
+; Nobody prepares the slots for a loop: a slot whose number is another loop's says that none of that part is taken.
 define internal void @${prefix}chunks(ptr %core, i32 %worker) nounwind {
 entry:
-  %body_at = getelementptr %core, ptr %core, i32 0, i32 10
+  %body_at = getelementptr %core, ptr %core, i32 0, i32 6
   %body = load ptr, ptr %body_at
-  %ctx_at = getelementptr %core, ptr %core, i32 0, i32 11
+  %ctx_at = getelementptr %core, ptr %core, i32 0, i32 7
   %ctx = load ptr, ptr %ctx_at
-  %n_at = getelementptr %core, ptr %core, i32 0, i32 12
+  %n_at = getelementptr %core, ptr %core, i32 0, i32 8
   %n = load i64, ptr %n_at
-  %chunk_at = getelementptr %core, ptr %core, i32 0, i32 13
-  %chunk = load i64, ptr %chunk_at
-  %next_at = getelementptr %core, ptr %core, i32 0, i32 17
-  br label %take
+  %job_at = getelementptr %core, ptr %core, i32 0, i32 10
+  %job = load i64, ptr %job_at
+  %mark = shl i64 %job, 16
+  %limit_at = getelementptr %core, ptr %core, i32 0, i32 11
+  %limit = load i32, ptr %limit_at
+  %count_at = getelementptr %core, ptr %core, i32 0, i32 12
+  %count = load i32, ptr %count_at
+  %wide = zext i32 %count to i64
+  %share = udiv i64 %n, %wide                 ; the first `more` chunks have one iteration more
+  %more = urem i64 %n, %wide
+  br label %visit
+visit:
+  %visited = phi i32 [ 0, %entry ], [ %visits, %next ]
+  %part = phi i32 [ %worker, %entry ], [ %following, %next ]
+  %slot = getelementptr %core, ptr %core, i32 0, i32 17, i32 %part, i32 4
+  %low = mul i32 %part, %count
+  %from = udiv i32 %low, %limit
+  %high = add i32 %low, %count
+  %to = udiv i32 %high, %limit
+  %begin_chunk = zext i32 %from to i64
+  %end_chunk = zext i32 %to to i64
+  %first = or i64 %mark, %begin_chunk
+  %last = or i64 %mark, %end_chunk
+  br label %look
+look:
+  %found = load atomic i64, ptr %slot monotonic, align 8
+  br label %try
+try:
+  %held = phi i64 [ %found, %look ], [ %changed, %take ]
+  %old = icmp ult i64 %held, %mark
+  %at = select i1 %old, i64 %first, i64 %held
+  %left = icmp ult i64 %at, %last
+  br i1 %left, label %take, label %next
 take:
-  %begin = atomicrmw add ptr %next_at, i64 %chunk monotonic
-  %left = icmp slt i64 %begin, %n
-  br i1 %left, label %run, label %done
+  %after = add i64 %at, 1
+  %swap = cmpxchg ptr %slot, i64 %held, i64 %after monotonic monotonic
+  %changed = extractvalue { i64, i1 } %swap, 0
+  %mine = extractvalue { i64, i1 } %swap, 1
+  br i1 %mine, label %run, label %try
 run:
-  %sum = add i64 %begin, %chunk
-  %end = call i64 @llvm.smin.i64(i64 %sum, i64 %n)
+  %chunk = and i64 %at, 65535
+  %base = mul i64 %chunk, %share
+  %extra = call i64 @llvm.umin.i64(i64 %chunk, i64 %more)
+  %begin = add i64 %base, %extra
+  %longer = icmp ult i64 %chunk, %more
+  %one = zext i1 %longer to i64
+  %length = add i64 %share, %one
+  %end = add i64 %begin, %length
   call void %body(ptr %ctx, i64 %begin, i64 %end, i32 %worker)
-  br label %take
+  br label %look
+next:
+  %visits = add i32 %visited, 1
+  %up = add i32 %part, 1
+  %round = icmp eq i32 %up, %limit
+  %following = select i1 %round, i32 0, i32 %up
+  %finished = icmp eq i32 %visits, %limit
+  br i1 %finished, label %done, label %visit
 done:
   ret void
 }
 
-declare i64 @llvm.smin.i64(i64, i64)
-declare i64 @llvm.smax.i64(i64, i64)
+declare i64 @llvm.umin.i64(i64, i64)
 
 ; A worker's life: wait for a new generation, join while the gate is open, take chunks, leave.
 define internal ptr @${prefix}worker(ptr %slot) nounwind {
@@ -194,26 +289,16 @@ entry:
   %stop_at = getelementptr %core, ptr %core, i32 0, i32 2
   %generation_at = getelementptr %core, ptr %core, i32 0, i32 4
   %sleepers_at = getelementptr %core, ptr %core, i32 0, i32 5
-  %gate_at = getelementptr %core, ptr %core, i32 0, i32 7
-  %waiting_at = getelementptr %core, ptr %core, i32 0, i32 8
-  %mode_at = getelementptr %core, ptr %core, i32 0, i32 14
-  %limit_at = getelementptr %core, ptr %core, i32 0, i32 15
+  %gate_at = getelementptr %core, ptr %core, i32 0, i32 14
+  %waiting_at = getelementptr %core, ptr %core, i32 0, i32 15
+  %mode_at = getelementptr %core, ptr %core, i32 0, i32 9
+  %limit_at = getelementptr %core, ptr %core, i32 0, i32 11
   br label %idle
 idle:
   %seen = phi i32 [ %birth, %entry ], [ %current, %try ], [ %current, %leave ], [ %current, %wake ]
-  br label %spin
-spin:
-  %tries = phi i32 [ 0, %idle ], [ %tried, %pause ]
-  %spun = load atomic i32, ptr %generation_at acquire, align 4
+  %spun = call i32 @${prefix}spin_while(ptr %generation_at, i32 %seen)
   %new = icmp ne i32 %spun, %seen
-  br i1 %new, label %awake, label %patience
-patience:
-  %tried = add i32 %tries, 1
-  %tired = icmp sgt i32 %tried, $SPIN
-  br i1 %tired, label %sleep, label %pause
-pause:
-  call void @${prefix}pause()
-  br label %spin
+  br i1 %new, label %awake, label %sleep
 sleep:                                        ; announced first, looked second: parallel_for does it the other way round
   %s = atomicrmw add ptr %sleepers_at, i32 1 seq_cst
   br label %look
@@ -228,7 +313,7 @@ rise:
   %r = atomicrmw sub ptr %sleepers_at, i32 1 seq_cst
   br label %awake
 awake:
-  %current = phi i32 [ %spun, %spin ], [ %looked, %rise ]
+  %current = phi i32 [ %spun, %idle ], [ %looked, %rise ]
   %stop = load atomic i32, ptr %stop_at seq_cst, align 4
   %ending = icmp ne i32 %stop, 0
   br i1 %ending, label %end, label %knock
@@ -298,29 +383,31 @@ owned:
 hire:
   call void @${prefix}grow(ptr %core, i32 %helpers)
   br label %open
-open:                                         ; four chunks a thread: enough to even out, few enough to be cheap
-  %wide = sext i32 %limit to i64
-  %parts = mul i64 %wide, 4
-  %share = sdiv i64 %n, %parts
-  %chunk = call i64 @llvm.smax.i64(i64 %share, i64 1)
-  %body_at = getelementptr %core, ptr %core, i32 0, i32 10
+open:                                         ; $CHUNKS chunks a thread: enough to even out, few enough to be cheap
+  %wide = zext i32 %limit to i64
+  %parts = mul i64 %wide, $CHUNKS
+  %count = call i64 @llvm.umin.i64(i64 %parts, i64 %n)
+  %chunks = trunc i64 %count to i32
+  %body_at = getelementptr %core, ptr %core, i32 0, i32 6
   store ptr %body, ptr %body_at
-  %ctx_at = getelementptr %core, ptr %core, i32 0, i32 11
+  %ctx_at = getelementptr %core, ptr %core, i32 0, i32 7
   store ptr %ctx, ptr %ctx_at
-  %n_at = getelementptr %core, ptr %core, i32 0, i32 12
+  %n_at = getelementptr %core, ptr %core, i32 0, i32 8
   store i64 %n, ptr %n_at
-  %chunk_at = getelementptr %core, ptr %core, i32 0, i32 13
-  store i64 %chunk, ptr %chunk_at
   %mode = call i64 @${prefix}get_mode()
-  %mode_at = getelementptr %core, ptr %core, i32 0, i32 14
+  %mode_at = getelementptr %core, ptr %core, i32 0, i32 9
   store i64 %mode, ptr %mode_at
-  %limit_at = getelementptr %core, ptr %core, i32 0, i32 15
+  %job_at = getelementptr %core, ptr %core, i32 0, i32 10
+  %previous = load i64, ptr %job_at
+  %job = add i64 %previous, 1
+  store i64 %job, ptr %job_at
+  %limit_at = getelementptr %core, ptr %core, i32 0, i32 11
   store i32 %limit, ptr %limit_at
-  %next_at = getelementptr %core, ptr %core, i32 0, i32 17
-  store atomic i64 0, ptr %next_at monotonic, align 8
-  %waiting_at = getelementptr %core, ptr %core, i32 0, i32 8
+  %count_at = getelementptr %core, ptr %core, i32 0, i32 12
+  store i32 %chunks, ptr %count_at
+  %waiting_at = getelementptr %core, ptr %core, i32 0, i32 15
   store atomic i32 0, ptr %waiting_at monotonic, align 4
-  %gate_at = getelementptr %core, ptr %core, i32 0, i32 7
+  %gate_at = getelementptr %core, ptr %core, i32 0, i32 14
   store atomic i32 1073741824, ptr %gate_at seq_cst, align 4  ; OPEN
   %generation_at = getelementptr %core, ptr %core, i32 0, i32 4
   %g = atomicrmw add ptr %generation_at, i32 1 seq_cst
@@ -336,19 +423,16 @@ work:
   %left = atomicrmw and ptr %gate_at, i32 -1073741825 seq_cst
   %others = and i32 %left, -1073741825
   %nobody = icmp eq i32 %others, 0
-  br i1 %nobody, label %free_pool, label %spin
-spin:
-  %tries = phi i32 [ 0, %work ], [ %tried, %pause ]
-  %inside = load atomic i32, ptr %gate_at acquire, align 4
-  %empty = icmp eq i32 %inside, 0
-  br i1 %empty, label %free_pool, label %patience
-patience:
-  %tried = add i32 %tries, 1
-  %tired = icmp sgt i32 %tried, $SPIN
-  br i1 %tired, label %sleep, label %pause
-pause:
-  call void @${prefix}pause()
-  br label %spin
+  br i1 %nobody, label %free_pool, label %wait
+wait:                                         ; each who leaves changes the gate, the last one to zero
+  %inside = phi i32 [ %others, %work ], [ %fewer, %wait ]
+  %fewer = call i32 @${prefix}spin_while(ptr %gate_at, i32 %inside)
+  %same = icmp eq i32 %fewer, %inside
+  %empty = icmp eq i32 %fewer, 0
+  %stop = or i1 %same, %empty
+  br i1 %stop, label %waited, label %wait
+waited:
+  br i1 %empty, label %free_pool, label %sleep
 sleep:
   store atomic i32 1, ptr %waiting_at seq_cst, align 4
   br label %look

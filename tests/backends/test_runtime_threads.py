@@ -68,6 +68,38 @@ def test_workers_take_part():
     assert seen == {0, 1}
 
 
+def test_a_worker_begins_with_the_same_part_of_every_loop():
+    pool, firsts = Pool(2), set()
+    for _ in range(20):
+        meet, first = threading.Barrier(2, timeout=30), {}
+
+        def body(_, begin, end, worker, meet=meet, first=first):
+            if worker not in first:
+                first[worker] = begin
+                meet.wait()
+
+        pool.parallel_for(body, 64)
+        firsts.add((first[0], first[1]))
+    assert firsts == {(0, 32)}
+
+
+def test_whoever_is_done_takes_over_from_a_slow_worker():
+    pool, ran = Pool(2), {0: 0, 1: 0}
+    meet, done = threading.Barrier(2, timeout=30), threading.Event()
+
+    def body(_, begin, end, worker):
+        if not ran[worker]:
+            meet.wait()
+            if worker == 1:
+                done.wait(30)  # stuck in its first chunk until the other has run all the rest
+        ran[worker] += end - begin
+        if ran[0] == 60:
+            done.set()
+
+    pool.parallel_for(body, 64)
+    assert ran == {0: 60, 1: 4}
+
+
 def test_a_small_share_uses_no_more_threads_of_a_large_pool():
     Pool(8).parallel_for(lambda *_: None, 1000)
     workers = set()
@@ -153,7 +185,7 @@ def test_workers_compute_in_the_mode_of_the_caller():
     loop, _ = ctypes.cast(pool.share.address, ctypes.POINTER(ctypes.c_void_p * 2)).contents
     for mode in (0x1F80, 0x9FC0):  # the default; subnormals flushed
         assert run(loop, pool.pool, seen, mode) == 0b11  # both workers took chunks
-        assert {m & ~0x3F for m in seen[::8]} == {mode & ~0x3F}  # eight chunks of eight; the low bits are sticky flags
+        assert {m & ~0x3F for m in seen[::4]} == {mode & ~0x3F}  # sixteen chunks of four; the low bits are sticky flags
 
 
 def test_pools_can_be_made_and_ended():
