@@ -89,6 +89,10 @@ def measure(node: Node, operands: Sequence[Measured], env: Mapping[str, int], rn
     if not _in_range(node, [m.array for m in operands], base):
         return None
     errors = [np.zeros(a.shape, np.float64) for a in base]
+    if node.op in ("rem", "mod") and node.types[0].dtype.is_float:
+        errors = [_remainder_error(*operands, base[0])]
+        if not np.isfinite(errors[0]).all():
+            return None
     others = [_run(node, moved, env) for moved in _moved(node, operands, rng)]
     if op_def(node.op).kind == "pointwise" and not _is_exact(node):
         others += [_run_noisy(node, [m.array for m in operands], env, noise) for noise in _noises(rng)]
@@ -102,6 +106,18 @@ def measure(node: Node, operands: Sequence[Measured], env: Mapping[str, int], rn
         for inner, error in zip(_expanded(node, operands, env, rng), errors):
             np.maximum(error, inner / MARGIN, out=error)
     return [_bounded(node, k, array, error) for k, (array, error) in enumerate(zip(base, errors))]
+
+
+def _remainder_error(x: Measured, y: Measured, result: np.ndarray) -> np.ndarray:
+    """How far a remainder may lie from `result`: the divisor's error counts once for every time that it was taken away; infinite
+    where one time more or less is possible.  A sawtooth is not to be measured by a few samples of it.
+    """
+    dividend, divisor = (np.abs(m.array.astype(np.float64)) for m in (x, y))
+    with np.errstate(all="ignore"):
+        times = np.ceil(dividend / divisor)
+        spread = (0.0 if x.error is None else x.error) + times * (0.0 if y.error is None else y.error)
+    far = np.minimum(np.abs(result.astype(np.float64)), divisor - np.abs(result.astype(np.float64)))
+    return np.where((spread > 0) & (far <= 2 * spread), np.inf, np.broadcast_to(spread, result.shape))
 
 
 def _expanded(node: Node, operands: Sequence[Measured], env: Mapping[str, int], rng: np.random.Generator) -> Iterator[np.ndarray]:
