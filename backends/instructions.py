@@ -190,13 +190,16 @@ class Instructions:
         return self.define(f"select {ct} {condition.text}, {t} {a.text}, {t} {b.text}", a.dtype, lanes)
 
     def _integer_division(self, name: str, a: Val, b: Val) -> Val:
-        """Truncating division that never traps: x / 0 divides by 1, MIN / -1 wraps.  For literals LLVM folds the checks."""
+        """Truncating division that never traps: x / 0 and x rem 0 are 0, MIN / -1 wraps.  For literals LLVM folds the checks."""
         t = self.type(a.dtype, a.lanes)
         zero = "zeroinitializer" if a.lanes else "0"
         one = self.splat(Val("1", a.dtype), a.lanes)
         signed = a.dtype.kind == "i"
         opcode = ("s" if signed else "u") + name
-        safe = self._select(self.define(f"icmp eq {t} {b.text}, {zero}", bool_, a.lanes), one, b)
+        nothing = Val(zero, a.dtype, a.lanes)
+        is_zero = self.define(f"icmp eq {t} {b.text}, {zero}", bool_, a.lanes)
+        a = self._select(is_zero, nothing, a) if name == "div" else a
+        safe = self._select(is_zero, one, b)
         if not signed:
             return self.define(f"{opcode} {t} {a.text}, {safe.text}", a.dtype, a.lanes)
         minus_one = self.splat(Val("-1", a.dtype), a.lanes)
@@ -204,12 +207,12 @@ class Instructions:
         safe = self._select(is_minus, one, safe)
         q = self.define(f"{opcode} {t} {a.text}, {safe.text}", a.dtype, a.lanes)
         if name == "rem":
-            return self._select(is_minus, Val(zero, a.dtype, a.lanes), q)
+            return self._select(is_minus, nothing, q)
         negated = self.define(f"sub {t} {zero}, {a.text}", a.dtype, a.lanes)
         return self._select(is_minus, negated, q)
 
     def _index_division(self, name: str, a: Val, b: Val) -> Val:
-        """Flooring division and modulo by a positive divisor."""
+        """Flooring division and modulo by a positive divisor; a size that is 0 counts as 1, so that nothing traps."""
         t = self.type(i64, a.lanes)
         literal = b.text if not b.lanes else b.text.strip("<>").split(",")[0].removeprefix("i64 ")
         if literal.isdigit() and int(literal) & (int(literal) - 1) == 0:
@@ -217,6 +220,8 @@ class Instructions:
             amount = self.splat(Val(str(power.bit_length() - 1 if name == "floordiv" else power - 1), i64), a.lanes)
             return self.define(f"{'ashr' if name == 'floordiv' else 'and'} {t} {a.text}, {amount.text}", i64, a.lanes)
         zero = "zeroinitializer" if a.lanes else "0"
+        if not literal.isdigit():
+            b = self.operation("max", [b, Val("1", i64)], i64)
         r = self.define(f"srem {t} {a.text}, {b.text}", i64, a.lanes)
         negative = self.define(f"icmp slt {t} {r.text}, {zero}", bool_, a.lanes)
         if name == "mod":
@@ -320,6 +325,13 @@ class Instructions:
         quiet = self.define(f"or {t} {upper.text}, {constant(0x40)}", u32, lanes)
         picked = self._select(nan, quiet, high)
         return self.define(f"trunc {t} {picked.text} to {self._int(16, lanes)}", bf16, lanes)
+
+
+def string_constant(name: str, text: str) -> str:
+    """A global that holds a text, ended by a zero."""
+    data = text.encode() + b"\0"
+    escaped = "".join(chr(b) if 32 <= b < 127 and b not in b'"\\' else f"\\{b:02x}" for b in data)
+    return f'@{name} = internal constant [{len(data)} x i8] c"{escaped}"'
 
 
 def _to_f32(x: float) -> float:

@@ -193,7 +193,7 @@ class NumpyScalars:
         a, b = np.broadcast_arrays(np.asarray(a), np.asarray(b))
         with np.errstate(all="ignore"):
             safe = np.where(b == 0, np.asarray(1, b.dtype), b)
-            q = np.floor_divide(a, safe)
+            q = np.where(b == 0, np.asarray(0, a.dtype), np.floor_divide(a, safe))
             return (q + ((q < 0) & (q * safe != a)).astype(a.dtype)).astype(a.dtype) if a.dtype.kind == "i" else q
 
     def rem(self, a: Any, b: Any) -> Any:

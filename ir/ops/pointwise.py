@@ -86,13 +86,13 @@ def mul(s: S, x: X, y: X) -> X:
 
 @pointwise(dtypes="fiu")
 def div(s: S, x: X, y: X) -> X:
-    """x / y; integers truncate towards zero, and division by zero gives an unspecified value but never traps."""
+    """x / y; integers truncate towards zero, and division by zero gives 0."""
     return s.div(x, y)
 
 
 @pointwise(dtypes="fiu")
 def rem(s: S, x: X, y: X) -> X:
-    """x - y * trunc(x / y): the sign is the dividend's."""
+    """x - y * trunc(x / y): the sign is the dividend's; integers by zero give 0."""
     return s.rem(x, y)
 
 
@@ -105,7 +105,7 @@ def _signed_pairs(rng: np.random.Generator) -> Iterable[Sample]:
 
 @pointwise(samples=_signed_pairs)
 def mod(s: S, x: X, y: X) -> X:
-    """x - y * floor(x / y): the sign is the divisor's."""
+    """x - y * floor(x / y): the sign is the divisor's; integers by zero give 0."""
     r = s.rem(x, y)
     if s.dtype(x).kind == "u":
         return r
