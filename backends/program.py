@@ -16,10 +16,12 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ..ir.dims import Dim, evaluate_dim, substitute, symbols_of
+from ..ir.dims import Dim, bounds, dim_max, dim_product, evaluate_dim, never_negative, symbols_of
 from ..ir.errors import CodegenError, UnsupportedOp
 from ..ir.graph import Constant, Graph, Node, Value, input_value
 from ..ir.ops.registry import apply
+from ..ir.order import mentioned, run_order
+from ..ir.requirements import needs
 from ..ir.types import TensorType
 from .instructions import REGISTER_TYPES
 from .lower.sizes import plain_sizes
@@ -94,7 +96,15 @@ class Define:
     limit: Dim
 
 
-Step: TypeAlias = Kernel | Copy | SetIndex | Loop | Branch | Define
+@dataclass(frozen=True)
+class Check:
+    """End the run unless the dim is 0; `where` names the node that needs it."""
+
+    zero: Dim
+    where: str
+
+
+Step: TypeAlias = Kernel | Copy | SetIndex | Loop | Branch | Define | Check
 
 
 @dataclass(eq=False)
@@ -178,6 +188,8 @@ class _Planner:
     used: list[Place] = field(default_factory=list)  # in order of use
     loops: int = 0
     limits: dict[str, Dim] = field(default_factory=dict)
+    branches: int = 0  # around the steps being planned
+    checked: list[set[Dim]] = field(default_factory=list)  # by these steps and by those around them
 
     def plan(self) -> Program:
         graph = self.graph
@@ -258,14 +270,44 @@ class _Planner:
         return ref
 
     def _new(self, t: TensorType) -> Ref:
-        place = Place("arena", substitute(_bytes(t), self.limits), first=self.clock, last=self.clock)
+        place = Place("arena", self._room(t), first=self.clock, last=self.clock)
         self.arena.append(place)
         return Ref(place)
 
-    def _steps(self, graph: Graph, targets: Mapping[Value, Ref]) -> list[Step]:
+    def _room(self, t: TensorType) -> Dim:
+        """The most bytes that a value of the type takes.  Not negative, not even where sizes are that no run accepts."""
+        most = [bounds(d, self.limits)[1] for d in t.shape]
+        return dim_product(d if never_negative(d) else dim_max(d, 0) for d in most) * t.dtype.itemsize
+
+    def _checks(self, node: Node) -> list[Step]:
+        """What the node needs of sizes beyond what the signature says."""
+        if not self.branches and not self.limits:
+            return []
         steps: list[Step] = []
-        for node in graph.nodes:
+        for inner in node.attrs["body"].nodes if node.op == "kernel" else (node,):
+            for zero, where in needs(inner, node.loc):
+                late = self.branches or symbols_of(zero) & self.limits.keys()
+                if late and not any(zero in known for known in self.checked):
+                    self.checked[-1].add(zero)
+                    steps.append(Check(zero, where))
+        return steps
+
+    def _ordered(self, graph: Graph) -> Sequence[Node]:
+        """The nodes in the order of their steps.  Raises UnsupportedOp for a size that nothing defines."""
+        nodes = run_order(graph.inputs + graph.roots)
+        known = {*self.graph.symbols, *self.limits, *(n.attrs["symbol"] for n in nodes if n.op == "bind_size")}
+        for node in nodes:
+            unknown = sorted(mentioned(node) - known) if node.op != "input" else ()
+            if unknown:
+                raise UnsupportedOp(f"{node!r}: only a run that counts something knows the size {unknown[0]}, and none does")
+        return nodes
+
+    def _steps(self, graph: Graph, targets: Mapping[Value, Ref]) -> list[Step]:
+        self.checked.append(set())
+        steps: list[Step] = []
+        for node in self._ordered(graph):
             self.clock += 1
+            steps += self._checks(node)
             match node.op:
                 case "kernel":
                     steps.append(self._kernel(node, targets))
@@ -281,6 +323,7 @@ class _Planner:
                     pass
                 case _:
                     raise UnsupportedOp(f"{node!r} cannot be compiled")
+        self.checked.pop()
         return steps
 
     def _target(self, v: Value, targets: Mapping[Value, Ref]) -> Ref:
@@ -376,7 +419,9 @@ class _Planner:
             body: Graph = node.attrs[name]
             for v, inner in zip(node.inputs[1:], body.inputs, strict=True):
                 self.refs[inner] = self._use(self._ref(v))
+            self.branches += 1
             steps = self._steps(body, {})
+            self.branches -= 1
             self.clock += 1
             for v, r in zip(body.outputs, results, strict=True):
                 steps.append(Copy(self._use(self._ref(v)), self._use(r), _bytes(v.type)))
@@ -418,8 +463,8 @@ class _Planner:
         axis, name = node.attrs["axis"], node.attrs["symbol"]
         steps: list[Step] = []
         if name not in self.limits:  # several results may share one count
-            self.limits[name] = substitute(x.shape[axis], self.limits)
-            steps.append(Define(name, self._use(self._ref(count)), self.limits[name]))
+            self.limits[name] = bounds(x.shape[axis], self.limits)[1]
+            steps.append(Define(name, self._use(self._ref(count)), x.shape[axis]))
         result = node.outputs[0]
         source = self._use(self._ref(x))
         if axis == 0:

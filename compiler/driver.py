@@ -24,11 +24,11 @@ from ..frontend.onnx import import_model
 from ..ir.dims import symbols_of
 from ..ir.errors import ModelError, TargetError
 from ..ir.graph import Graph
+from ..ir.requirements import requirements
 from ..ir.text import to_text
 from ..passes.fuse import fuse
 from ..passes.pin import pin
 from ..passes.pipeline import optimize
-from ..passes.requirements import requirements
 from .artifact import save
 from .model import Model, Saved
 

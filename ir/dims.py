@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias, Union
 
-from .errors import ModelError
+from .errors import ModelError, ShapeError
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,9 @@ def _split_multiple(a: Dim, b: Dim) -> tuple[Dim, Dim]:
 
 
 def floordiv(a: Dim, b: Dim) -> Dim:
-    """a // b, rounding towards minus infinity.  Raises ZeroDivisionError for a literal zero divisor."""
+    """a // b, rounding towards minus infinity.  Raises ShapeError for a literal zero divisor."""
+    if b == 0:
+        raise ShapeError(f"the size {a} cannot be divided by 0")
     if isinstance(a, int) and isinstance(b, int):
         return a // b
     if b == 1 or a == 0:
@@ -193,7 +195,9 @@ def ceildiv(a: Dim, b: Dim) -> Dim:
 
 
 def mod(a: Dim, b: Dim) -> Dim:
-    """a - b * (a // b)."""
+    """a - b * (a // b).  Raises ShapeError for a literal zero divisor."""
+    if b == 0:
+        raise ShapeError(f"the size {a} cannot be divided by 0")
     if isinstance(a, int) and isinstance(b, int):
         return a % b
     _, r = _split_multiple(a, b)
@@ -261,6 +265,80 @@ def symbols_of(d: Dim) -> frozenset[str]:
     return frozenset(found)
 
 
+def divisors(d: Dim) -> frozenset[DimExpr]:
+    """Every symbolic size by which something in the dim is divided."""
+    found: frozenset[DimExpr] = frozenset()
+    for monomial, _ in d.terms if isinstance(d, DimExpr) else ():
+        for atom in monomial:
+            if atom.op != "symbol":
+                found |= divisors(atom.args[0]) | divisors(atom.args[1])
+            if atom.op in ("floordiv", "mod") and isinstance(atom.args[1], DimExpr):
+                found |= {atom.args[1]}
+    return found
+
+
+def never_negative(d: Dim) -> bool:
+    """Whether the form shows that the dim is not negative for any sizes; divisors count as positive (see `divisors`)."""
+    if isinstance(d, int):
+        return d >= 0
+    return all(c > 0 and all(map(_atom_never_negative, monomial)) for monomial, c in d.terms)
+
+
+def _atom_never_negative(atom: Atom) -> bool:
+    match atom.op:
+        case "symbol" | "mod":
+            return True
+        case "floordiv":
+            return never_negative(atom.args[0])
+        case "max":
+            return any(map(never_negative, atom.args))
+        case _:
+            return all(map(never_negative, atom.args))
+
+
+def bounds(d: Dim, limits: Mapping[str, Dim]) -> tuple[Dim, Dim]:
+    """Dims between which `d` lies while each symbol that `limits` names is between 0 and its limit; divisors are positive.
+
+    >>> n, k = symbol("n"), symbol("k")
+    >>> bounds(2 * n - k, {"k": n})
+    (n, 2*n)
+    """
+    if isinstance(d, int) or not symbols_of(d) & limits.keys():
+        return d, d
+    low: Dim = 0
+    high: Dim = 0
+    for monomial, coefficient in d.terms:
+        least: Dim = 1
+        most: Dim = 1
+        for atom in monomial:
+            a, b = _atom_bounds(atom, limits)
+            if never_negative(least) and never_negative(a):
+                least, most = least * a, most * b
+            else:
+                most = dim_max(-least, most) * dim_max(-a, b)
+                least = -most
+        ends = (coefficient * least, coefficient * most)
+        low, high = low + ends[coefficient < 0], high + ends[coefficient > 0]
+    return low, high
+
+
+def _atom_bounds(atom: Atom, limits: Mapping[str, Dim]) -> tuple[Dim, Dim]:
+    if atom.op == "symbol":
+        (name,) = atom.args
+        exact = DimExpr({(atom,): 1})
+        return (0, limits[name]) if name in limits else (exact, exact)
+    (a_low, a_high), (b_low, b_high) = (bounds(arg, limits) for arg in atom.args)
+    match atom.op:
+        case "max" | "min":
+            return _extreme(atom.op, a_low, b_low), _extreme(atom.op, a_high, b_high)
+        case "mod":
+            return 0, dim_max(b_high - 1, 0)
+        case _ if isinstance(atom.args[1], int):
+            return floordiv(a_low, b_high), floordiv(a_high, b_high)
+        case _:
+            return dim_min(a_low, 0), dim_max(a_high, 0)
+
+
 _OPS = {"floordiv": floordiv, "mod": mod, "max": dim_max, "min": dim_min}
 
 
@@ -281,7 +359,7 @@ def substitute(d: Dim, env: Mapping[str, Dim]) -> Dim:
 
 
 def evaluate_dim(d: Dim, env: Mapping[str, int]) -> int:
-    """The value of a dim.  Raises ModelError when a symbol has none."""
+    """The value of a dim.  Raises ModelError when a symbol has none, ShapeError for a division by 0."""
     value = substitute(d, env)
     if isinstance(value, int):
         return value

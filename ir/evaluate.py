@@ -17,8 +17,9 @@ import numpy as np
 from . import ops as _ops  # noqa: F401  registers every op
 from .dims import Dim, DimExpr, evaluate_dim, substitute, symbol, symbols_of
 from .errors import ModelError, ShapeError
-from .graph import Graph, Node, Value, topological
+from .graph import Graph, Node, Value
 from .ops.registry import OpDef, expand, op_def
+from .order import run_order
 from .scalar import NUMPY, compute_dtype
 from .types import TensorType, dtype_of
 
@@ -39,7 +40,7 @@ def evaluate_roots(
     if unknown:
         raise ShapeError(f"graph {graph.name} has no input {min(unknown)!r}; it has {', '.join(graph.input_names)}")
     sizes = bind_sizes(graph, feeds, env or {})
-    nodes = topological(roots)
+    nodes = run_order(roots)
     uses: dict[Node, int] = {}
     for node in nodes:
         for v in node.inputs:

@@ -152,10 +152,11 @@ def variable_value(name: str, init: np.ndarray | Constant, loc: str = "") -> Val
     return Value(Node("variable", (), {"name": name, "init": constant}, (constant.type,), loc))
 
 
-def topological(roots: Iterable[Value]) -> tuple[Node, ...]:
+def topological(roots: Iterable[Value], after: Callable[[Node], Iterable[Node]] = lambda node: ()) -> tuple[Node, ...]:
     """All nodes that the roots reach, operands before users, in a deterministic order; never recurses.
 
-    Raises ModelError on a cycle (possible only for nodes made by hand).
+    after: further nodes that have to come before a node.  Raises ModelError on a cycle (without `after` possible only for nodes made by
+    hand).
     """
     order: list[Node] = []
     state: dict[int, int] = {}  # 1: entered, 2: done
@@ -172,10 +173,10 @@ def topological(roots: Iterable[Value]) -> tuple[Node, ...]:
                 stack.pop()
                 continue
             state[id(node)] = 1
-            for operand in reversed(node.inputs):
-                seen = state.get(id(operand.node))
+            for before in (*after(node), *(v.node for v in reversed(node.inputs))):
+                seen = state.get(id(before))
                 if seen is None:
-                    stack.append(operand.node)
+                    stack.append(before)
                 elif seen == 1:
                     raise ModelError(f"the graph has a cycle through {node!r}")
     return tuple(order)

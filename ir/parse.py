@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TypeAlias
 import numpy as np
 
 from .dims import Dim, evaluate_dim, parse_dim
-from .errors import ModelError
+from .errors import ModelError, OctavoError
 from .graph import Constant, Graph, Node, Value, const_value, input_value
 from .ops.registry import apply_node
 from .types import DTYPES, DType, TensorType, parse_type
@@ -296,7 +296,7 @@ class _Parser:
         if found is None:
             try:
                 found = self.types[match[0]] = parse_type(match[0])
-            except (ModelError, ValueError, ZeroDivisionError) as e:
+            except (OctavoError, ValueError) as e:
                 self.fail(str(e), match.start())
         return found
 
@@ -357,7 +357,7 @@ class _Parser:
     def _dim(self, text: str, at: int) -> Dim:
         try:
             return parse_dim(text)
-        except (ModelError, ValueError, ZeroDivisionError) as e:
+        except (OctavoError, ValueError) as e:
             self.fail(f"not an attribute value: {e}", at)
 
     def constant(self) -> Constant:

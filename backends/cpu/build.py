@@ -20,7 +20,7 @@ from pathlib import Path
 import llvmlite.binding as llvm
 
 from ...ir import config
-from ...ir.dims import Dim, parse_dim, substitute
+from ...ir.dims import Dim, bounds, parse_dim, substitute
 from ...ir.graph import Graph
 from ...ir.loops import to_text
 from ...ir.ops.registry import op_def
@@ -78,7 +78,7 @@ def build(program: Program, target: Target, prefix: str, symbols: tuple[str, ...
                 _remember(symbol, code)
                 if progress:
                     progress(len(found), len(bodies))
-    scratch = most_scratch({substitute(_scratch(found[s], step), program.limits) for s, step in calls})
+    scratch = most_scratch({bounds(_scratch(found[s], step), program.limits)[1] for s, step in calls})
     main = emit_main(program, prefix, symbols, names, scratch, target.triple.split("-")[0])
     objects = [*(found[s].data for s in sorted(found)), compile_module(main, target, effort=0)]
     return Built(Variant(target.requires, target.triple, prefix, objects), bodies, calls, scratch, cached)

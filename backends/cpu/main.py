@@ -4,7 +4,8 @@
     i64 PREFIX_workspace(ptr sizes[], i32 workers)
 
 `main` evaluates the sizes and offsets that depend on symbols, then runs the steps in order.  The workspace holds the arena and,
-after it, each worker's scratch memory.
+after it, each worker's scratch memory.  Where a check fails it returns Status.SIZES, and the word after the last of `sizes` is the
+address of a text that names the node.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ...ir.dims import Dim, dim_max
 from ...ir.loops import size_expr
-from ...ir.types import i64
-from ..instructions import Val
+from ...ir.types import bool_, i64
+from ..instructions import Val, string_constant
 from ..llvm import Emitter
-from ..program import ALIGN, Branch, Copy, Define, Kernel, Loop, Place, Program, Ref, SetIndex, Step
+from ..program import ALIGN, Branch, Check, Copy, Define, Kernel, Loop, Place, Program, Ref, SetIndex, Step
+from ..runtime.status import Status
 
 
 class MainEmitter(Emitter):
@@ -32,6 +34,7 @@ class MainEmitter(Emitter):
             self.symbols[s] = self.define(f"load i64, ptr %size{k}", i64)
         self.places: dict[Place, str] = {}
         self.counters: dict[int, str] = {}
+        self.texts: list[str] = []  # of checks
 
     def dim(self, d: Dim) -> Val:
         return self.value(size_expr(d))
@@ -115,6 +118,8 @@ class MainEmitter(Emitter):
                     self.branch(step)
                 case Define():
                     self.define_size(step)
+                case Check():
+                    self.check(step)
 
     def call(self, step: Kernel) -> None:
         for k, ref in enumerate((*step.inputs, *step.outputs)):
@@ -145,6 +150,19 @@ class MainEmitter(Emitter):
         slot = self.fresh("size")
         self.put(f"{slot} = getelementptr inbounds i64, ptr %sizes, i64 {self.order.index(step.symbol)}")
         self.put(f"store i64 {self.symbols[step.symbol].text}, ptr {slot}")
+
+    def check(self, step: Check) -> None:
+        """Leave with the text where the dim is not 0."""
+        fits = self.define(f"icmp eq i64 {self.dim(step.zero).text}, 0", bool_)
+        good, bad = self.new_label("fits"), self.new_label("misfit")
+        self.put(f"br i1 {fits.text}, label %{good}, label %{bad}")
+        self.label(bad)
+        slot = self.fresh("text")
+        self.put(f"{slot} = getelementptr inbounds i64, ptr %sizes, i64 {len(self.order)}")
+        self.put(f"store ptr @misfit{len(self.texts)}, ptr {slot}")
+        self.put("br label %misfit")
+        self.label(good)
+        self.texts.append(step.where)
 
     def report(self, outputs: Sequence[Ref]) -> None:
         """Tell the caller where outputs lie whose sizes the run has defined."""
@@ -253,7 +271,10 @@ def emit_main(
     sizes = max((len(k.sizes) for k in kernels), default=0)
     entry = [f"  %arguments = alloca [{max(1, most)} x ptr]", f"  %symbols = alloca [{max(1, sizes)} x i64]", *main.entry]
     parameters = "ptr %inputs, ptr %outputs, ptr %sizes, ptr %weights, ptr %workspace, ptr %threads"
-    text = [f"define i32 @{prefix}_main({parameters}) {{", "entry:", flush, *entry, *main.lines, restore, "  ret i32 0", "}", ""]
+    text = [f"define i32 @{prefix}_main({parameters}) {{", "entry:", flush, *entry, *main.lines, restore, "  ret i32 0"]
+    if main.texts:
+        text += ["misfit:", restore, f"  ret i32 {int(Status.SIZES)}"]
+    text += ["}", *(string_constant(f"misfit{k}", t) for k, t in enumerate(main.texts)), ""]
     room = MainEmitter(program, symbols, names, scratch)
     _, size = room.arena()
     room.put("%count = sext i32 %workers to i64")

@@ -14,7 +14,7 @@ import numpy as np
 from ...ir.dims import Dim, evaluate_dim
 from ...ir.interpret import interpret
 from ..lower.kernel import body_symbols
-from ..program import ALIGN, Branch, Copy, Define, Kernel, Loop, Place, Program, Ref, SetIndex, Step, weights
+from ..program import ALIGN, Branch, Check, Copy, Define, Kernel, Loop, Place, Program, Ref, SetIndex, Step, weights
 from ..runtime.executable import Executable
 from ..runtime.signature import Signature
 from .build import Built
@@ -138,6 +138,9 @@ class _Call:
                 case Define():
                     limit = evaluate_dim(step.limit, self.env)
                     self.env[step.symbol] = max(0, min(int(self._read(step.source, np.int64)), limit))
+                case Check():
+                    if self._size(step.zero):
+                        raise ShapeError(f"sizes do not fit together: {step.where} needs other ones")
 
     def _launch(self, step: Kernel) -> None:
         pointers = [self.address(r) for r in (*step.inputs, *step.outputs)]

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from ...ir.dims import Dim
 from ...ir.errors import TargetError
+from ..instructions import string_constant
 from .assembly import host_processor, pool_ir, processor_of, template
 from .features import Probe, probes_of
 from .native import NativeProgram, Variant
@@ -177,10 +178,10 @@ class _Function:
 def _constants(program: NativeProgram, prefix: str, nbytes: int) -> str:
     signature = program.signature
     lines = [
-        _string(f"{prefix}name", identifier(program.signature.name)),
-        _string(f"{prefix}metadata", metadata_json(program)),
-        _string(f"{prefix}unknown", UNKNOWN),
-        *[_string(f"{prefix}text{s.value}", text) for s, text in TEXTS.items()],
+        string_constant(f"{prefix}name", identifier(program.signature.name)),
+        string_constant(f"{prefix}metadata", metadata_json(program)),
+        string_constant(f"{prefix}unknown", UNKNOWN),
+        *[string_constant(f"{prefix}text{s.value}", text) for s, text in TEXTS.items()],
         _table(f"{prefix}texts", [f"{prefix}text{s.value}" for s in TEXTS]),
         _table(f"{prefix}mains", [f"{v.prefix}_main" for v in program.variants]),
         _offsets(f"{prefix}offsets", program),
@@ -193,12 +194,6 @@ def _constants(program: NativeProgram, prefix: str, nbytes: int) -> str:
         lines.append(f"declare hidden i32 @{variant.prefix}_main(ptr, ptr, ptr, ptr, ptr, ptr)")
         lines.append(f"declare hidden i64 @{variant.prefix}_workspace(ptr, i32)")
     return "\n".join(lines) + "\n"
-
-
-def _string(name: str, text: str) -> str:
-    data = text.encode("ascii") + b"\0"
-    escaped = "".join(chr(b) if 32 <= b < 127 and b not in b'"\\' else f"\\{b:02x}" for b in data)
-    return f'@{name} = internal constant [{len(data)} x i8] c"{escaped}"'
 
 
 def _table(name: str, members: list[str]) -> str:
@@ -325,6 +320,11 @@ def _needed(f: _Function, sizes: str, workers: str) -> str:
     return f.value(f"call i64 {code}(ptr {sizes}, i32 {workers})")
 
 
+def _words(signature: Signature) -> int:
+    """The length of `sizes`: the symbols' values, and the address of a text that says what did not fit."""
+    return len(signature.symbols) + len(signature.defined) + 1
+
+
 def _workspace_size(signature: Signature, prefix: str) -> str:
     """int32_t workspace_size(handle, inputs, input_count, threads, int64_t *bytes)"""
     inputs = len(signature.inputs)
@@ -332,7 +332,7 @@ def _workspace_size(signature: Signature, prefix: str) -> str:
     _require_handle(f, prefix)
     f.require(f.value("icmp ne ptr %bytes, null"), Status.NULL)
     _require_tensors(f, "inputs", inputs)
-    sizes = f.value(f"alloca [{len(signature.symbols) + len(signature.defined)} x i64]")
+    sizes = f.value(f"alloca [{_words(signature)} x i64]")
     table = f.value(f"alloca [{inputs} x ptr]")
     f.require_ok(f.value(f"call i32 @{prefix}bind_inputs(ptr %inputs, ptr {sizes}, ptr {table})"))
     needed = _needed(f, sizes, _workers(f, prefix)[0])
@@ -351,7 +351,7 @@ def _run(signature: Signature, prefix: str) -> str:
     _require_handle(f, prefix)
     _require_tensors(f, "inputs", inputs)
     _require_tensors(f, "outputs", outputs)
-    sizes = f.value(f"alloca [{len(signature.symbols) + len(signature.defined)} x i64]")
+    sizes = f.value(f"alloca [{_words(signature)} x i64]")
     input_table = f.value(f"alloca [{inputs} x ptr]")
     output_table = f.value(f"alloca [{outputs} x ptr]")
     slots = f.value(f"alloca [{outputs} x ptr]")

@@ -7,7 +7,8 @@ same time and no lock is held.
 The machine code of a model called PREFIX is
     i32 PREFIX_main(ptr inputs[], ptr outputs[], ptr sizes[], ptr weights, ptr workspace, ptr threads)
     i64 PREFIX_workspace(ptr sizes[], i32 workers)
-where `sizes` holds the values of `signature.symbols` and room for `signature.defined`, which the run fills in.
+where `sizes` holds the values of `signature.symbols`, room for `signature.defined`, which the run fills in, and a word that, when the
+status is SIZES, is the address of a text that names the node whose operands do not fit.
 For an output marked `defined`, outputs[k] points to eight bytes that receive the address of the result in the workspace.
 """
 
@@ -24,7 +25,7 @@ import numpy as np
 from ...ir.dims import Dim, evaluate_dim, symbols_of
 from ...ir.errors import InternalError, OctavoError, ShapeError
 from .signature import Signature, TensorSpec
-from .status import text_of
+from .status import Status, text_of
 from .threads import Threads
 
 _ALIGNMENT = 64
@@ -116,7 +117,7 @@ class Executable:
         self._requirements = [(r.dim, r.where) for r in signature.requirements]
         self._defined = [k for k, spec in enumerate(signature.outputs) if spec.defined]
         self._counts = (len(signature.inputs), len(signature.outputs))
-        self._slots = sum(self._counts) + len(signature.symbols) + len(signature.defined)
+        self._slots = sum(self._counts) + len(signature.symbols) + len(signature.defined) + 1
         self._pack = struct.Struct(f"={sum(self._counts)}Q{len(signature.symbols)}q").pack_into
         self._plans: dict[tuple[tuple[int, ...], ...], _Plan] = {}
         self._frames: list[_Frame] = []
@@ -145,6 +146,9 @@ class Executable:
             if self._defined:
                 self._point_at_slots(frame)
             status = self._main(frame.inputs, frame.outputs, frame.sizes, self._weights, frame.workspace_address, self._threads)
+            if status == Status.SIZES:
+                where = ctypes.string_at(frame.table[self._slots - 1]).decode()
+                raise ShapeError(f"sizes do not fit together in model {self.signature.name!r}: {where} needs other ones")
             if status:
                 raise OctavoError(f"model {self.signature.name!r} failed: {text_of(status)} (status {status})")
             if self._defined:

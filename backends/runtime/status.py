@@ -1,6 +1,6 @@
 """The version and the status codes of the C interface: for model.h, for the machine code and for Python's messages.
 
-Codes are part of the ABI: never renumber, only append.  Generated code returns OK or RUN from `PREFIX_main`; the wrapper
+Codes are part of the ABI: never renumber, only append.  Generated code returns OK, RUN or SIZES from `PREFIX_main`; the wrapper
 around it returns the others.
 """
 
@@ -26,6 +26,7 @@ class Status(IntEnum):
     MEMORY = 11
     HANDLE = 12
     RUN = 13
+    SIZES = 14
 
 
 TEXTS: dict[Status, str] = {
@@ -43,6 +44,7 @@ TEXTS: dict[Status, str] = {
     Status.MEMORY: "out of memory",
     Status.HANDLE: "the handle was not made by octavo_load of this model",
     Status.RUN: "the model met values that it cannot compute with, such as an index out of range",
+    Status.SIZES: "sizes that the model found out while it ran do not fit together",
 }
 UNKNOWN = "unknown status code"
 

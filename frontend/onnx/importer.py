@@ -172,7 +172,7 @@ class ModelImporter:
                 continue
             try:
                 parsed = parse_dim(p) if len(p) <= 200 else None
-            except (ModelError, ZeroDivisionError):
+            except (ModelError, ShapeError):
                 parsed = None
             own = self.model.producer_name == "octavo"  # then an expression means what it says, also where it alone names a symbol
             if isinstance(parsed, DimExpr) and (own or symbols_of(parsed) <= set(result)):

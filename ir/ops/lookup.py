@@ -13,7 +13,7 @@ from ..dims import Dim
 from ..errors import ShapeError
 from ..types import TensorType, i64
 from .index import I, R, S, X, guarded, typed
-from .registry import Sample, Types, broadcast_shape, index
+from .registry import Sample, Types, index
 
 
 def _lookup(s: S, value: X, size: X) -> X:
@@ -94,8 +94,10 @@ def _infer_gather_nd(types: Types, *, batch_dims: int = 0) -> Types:
     if indices.rank <= batch_dims or batch_dims + depth > data.rank:
         raise ShapeError(f"{batch_dims} batch axes and indices of {depth} do not fit")
     _check_indices(data, indices, range(batch_dims, batch_dims + depth))
-    batch = broadcast_shape(data.shape[:batch_dims], indices.shape[:batch_dims])
-    return (data.with_shape(batch + indices.shape[batch_dims:-1] + data.shape[batch_dims + depth :]),)
+    for k, (a, b) in enumerate(zip(data.shape[:batch_dims], indices.shape[:batch_dims], strict=True)):
+        if isinstance(a, int) and isinstance(b, int) and a != b:
+            raise ShapeError(f"the batch axis {k} has size {a} in the data and {b} in the indices")
+    return (data.with_shape(indices.shape[:-1] + data.shape[batch_dims + depth :]),)
 
 
 def _gather_nd_samples(rng: np.random.Generator) -> Iterable[Sample]:

@@ -112,6 +112,12 @@ def _check(types: Types, reduction: str) -> None:
         raise ShapeError(f"the reduction is one of {', '.join(_COMBINE)}, not {reduction!r}")
 
 
+def _check_equal(what: str, shape: tuple[Dim, ...], wanted: tuple[Dim, ...]) -> None:
+    pairs = zip(shape, wanted, strict=False)
+    if len(shape) != len(wanted) or any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs):
+        raise ShapeError(f"{what} must have the shape {list(wanted)}, not {list(shape)}")
+
+
 def _update(target: Tensor, at: tuple[Scalar, ...], value: Expr, reduction: str) -> Stmt:
     """Fold a value into one element; narrow floats through f32."""
     if reduction == "none":
@@ -138,6 +144,10 @@ def _infer_scatter_elements(types: Types, *, axis: int, reduction: str = "none")
     data, indices, updates = types
     if not data.rank == indices.rank == updates.rank or not 0 <= axis < data.rank:
         raise ShapeError("data, indices and updates differ in rank, or the axis is out of range")
+    _check_equal("the updates", updates.shape, indices.shape)
+    for k, (a, b) in enumerate(zip(data.shape, indices.shape, strict=True)):
+        if k != axis and isinstance(a, int) and isinstance(b, int) and b > a:
+            raise ShapeError(f"axis {k} of the indices is longer ({b}) than that of the data ({a})")
     return (data,)
 
 
@@ -199,8 +209,7 @@ def _depth(types: Types) -> int:
 def _infer_scatter_nd(types: Types, *, reduction: str = "none") -> Types:
     _check(types, reduction)
     data, indices, updates = types
-    if updates.rank != indices.rank - 1 + data.rank - _depth(types):
-        raise ShapeError("the updates' shape is that of the indices without its last axis, then that of one slice of data")
+    _check_equal("the updates", updates.shape, (*indices.shape[:-1], *data.shape[_depth(types) :]))
     return (data,)
 
 

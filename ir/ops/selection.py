@@ -112,6 +112,9 @@ def _infer_nms(types: Types, *, center_point_box: bool = False) -> Types:
     boxes, scores, most, overlap, least = types
     if boxes.rank != 3 or scores.rank != 3 or boxes.shape[2] != 4 or boxes.dtype is not f32 or scores.dtype is not f32:
         raise ShapeError("takes boxes f32[b, n, 4] and scores f32[b, c, n]")
+    for a, b in zip(boxes.shape[:2], (scores.shape[0], scores.shape[2]), strict=True):
+        if isinstance(a, int) and isinstance(b, int) and a != b:
+            raise ShapeError(f"boxes {boxes} and scores {scores} differ in the batch or in the number of boxes")
     if most.dtype is not i64 or overlap.dtype is not f32 or least.dtype is not f32:
         raise ShapeError("takes the most boxes of a class as i64, the overlap and the least score as f32")
     if any(t.size != 1 for t in (most, overlap, least)):

@@ -16,8 +16,10 @@ from octavo import ops
 from octavo.backends.target import runnable
 from octavo.compiler.model import Model
 from octavo.ir.dims import symbol
+from octavo.ir.evaluate import evaluate
 from octavo.ir.graph import Graph, input_value
 from octavo.ir.ops.registry import OPS, Sample, apply, apply_node
+from octavo.ir.text import parse
 from octavo.ir.types import TensorType, dtype_of
 from octavo.tests.backends.guarded import SIDES, Guard, run_guarded
 from octavo.tests.backends.templates import templates
@@ -117,6 +119,64 @@ def odd_lengths(dtype: str) -> Graph:
         results += [ops.reduce_sum(m, axes=axes, keepdims=False) for axes in ((0,), (1,), (0, 1))]
         results += [ops.max(x, x), ops.cumsum(x, axis=0, exclusive=False, reverse=False)]
     return Graph("odd_lengths", (x, m, c), tuple(results))
+
+
+def test_memory_suffices_where_fewer_found_means_more_elements():
+    """What follows the elements that are not 0: the arena has room for the most that there can be."""
+    graph = parse(
+        """graph g(%x: f32[n]) -> (%z, %b) {
+          %p = nonzero(%x)
+          %b = bind_size(%p, %p#1, axis=1, symbol="found")
+          %e = exp(%x)
+          %s = slice(%e, starts=[found], stops=[n], steps=[1])
+          %t = sort(%s, axis=0)
+          %z = add(%t, %t)
+        }"""
+    )
+
+    def run(found: int) -> str:
+        return compare(octavo.compile(graph, threads=1), [np.repeat(np.float32([1, 0]), [found, 5000 - found])])
+
+    survives(run, [0, 1, 4999, 5000])
+
+
+def test_looking_up_what_is_not_there():
+    """Indices of every size read what is nearest, and write nothing where they lie outside."""
+    x, i = input_value("x", octavo.spec("f32", ("n", 5))), input_value("i", octavo.spec("i64", ("m", 5)))
+    u, w = input_value("u", octavo.spec("f32", ("m", 5))), input_value("w", octavo.spec("f32", (5, 8)))
+    column, pairs = i[:, 0], i[:, :2]
+    results = [
+        ops.gather(x, column, axis=0),
+        ops.gather_elements(x, i, axis=0),
+        ops.gather_nd(x, pairs),
+        ops.gather(x, column, axis=0) @ w,
+        ops.scatter_elements(x, i, u, axis=0, reduction="add"),
+        ops.scatter_nd(x, pairs, u[:, 0]),
+        ops.one_hot(column, w[0, :2], depth=7, axis=1),
+    ]
+    graph = Graph("lookup", (x, i, u, w), tuple(results))
+    far = np.array([0, 1, -1, 6, 7, -7, -8, 2**31, -(2**31), 2**62, 2**63 - 1, -(2**63)])
+
+    def run(level: str) -> str:
+        rng = np.random.default_rng(7)
+        for rows in (7, 1):
+            arrays = [
+                rng.standard_normal((rows, 5)),
+                rng.choice(far, (37, 5)),
+                rng.standard_normal((37, 5)),
+                rng.standard_normal((5, 8)),
+            ]
+            arrays = [a if a.dtype == np.int64 else a.astype(np.float32) for a in arrays]
+            model = octavo.compile(graph, target=level, threads=1)
+            if problem := compare(model, arrays):
+                return problem
+            expected = evaluate(graph, dict(zip(graph.input_names, arrays, strict=True)))
+            for k, (actual, e) in enumerate(zip(model.executable.run(arrays), expected, strict=True)):
+                if not np.allclose(actual, e, atol=1e-5):
+                    return f"result {k} is not the reference's"
+        return ""
+
+    survives(run, LEVELS)
 
 
 @pytest.mark.parametrize("side", range(2))

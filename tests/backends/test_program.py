@@ -356,6 +356,24 @@ def test_memory_is_reserved_for_the_most_that_a_run_may_find():
     simulate(program, {"n": 50})
 
 
+def test_a_size_is_defined_before_what_mentions_it_only_as_a_size():
+    agrees(
+        """graph g(%x: f32[n], %y: f32[m]) -> (%z, %b) {
+          %z = slice(%y, starts=[found], stops=[m], steps=[1])
+          %p = nonzero(%x)
+          %b = bind_size(%p, %p#1, axis=1, symbol="found")
+        }""",
+        x=np.array([1, 0, 2], np.float32),
+        y=np.arange(5, dtype=np.float32),
+    )
+
+
+def test_a_size_that_nothing_defines_is_refused():
+    graph = parse("graph g(%y: f32[m]) -> (%z) {\n%z = slice(%y, starts=[found], stops=[m], steps=[1])\n}")
+    with pytest.raises(UnsupportedOp, match="only a run that counts something knows the size found, and none does"):
+        compile(graph)
+
+
 def test_what_a_run_finds_is_sliced_where_it_is_not_in_one_piece():
     kernels = [k.body.outputs[0].node.op for k in planned(FOUND).kernels()]
     assert kernels.count("slice") == 1  # along axis 0 the result is the start of the operand

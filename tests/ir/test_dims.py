@@ -4,19 +4,22 @@ import itertools
 
 import pytest
 from octavo.ir.dims import (
+    bounds,
     ceildiv,
     dim_max,
     dim_min,
     dim_product,
+    divisors,
     evaluate_dim,
     floordiv,
     mod,
+    never_negative,
     parse_dim,
     substitute,
     symbol,
     symbols_of,
 )  # fmt: skip
-from octavo.ir.errors import ModelError
+from octavo.ir.errors import ModelError, ShapeError
 
 A, B = symbol("a"), symbol("b")
 
@@ -89,3 +92,46 @@ def test_malformed_sizes_are_refused(text):
 def test_only_identifiers_name_symbols(name):
     with pytest.raises(ModelError, match="cannot name a dimension"):
         symbol(name)
+
+
+N, M, K = symbol("n"), symbol("m"), symbol("k")
+
+
+def test_a_division_by_zero_is_a_size_that_does_not_fit():
+    for divide in (floordiv, mod):
+        with pytest.raises(ShapeError, match="the size n cannot be divided by 0"):
+            divide(N, 0)
+    with pytest.raises(ShapeError, match="cannot be divided by 0"):
+        evaluate_dim(floordiv(N, M), {"n": 3, "m": 0})
+
+
+def test_divisors_are_found_at_any_depth():
+    assert divisors(dim_max(floordiv(N, M), mod(K, N + 1)) + floordiv(K, 3)) == {M, N + 1}
+    assert divisors(floordiv(N, floordiv(M, K))) == {K, floordiv(M, K)}
+    assert not divisors(4)
+
+
+@pytest.mark.parametrize(
+    ("dim", "never"),
+    [(N * M + 2, True), (N - 1, False), (floordiv(N - 1, 2), False), (floordiv(N, 2), True), (dim_max(N - 4, 0), True), (-N, False)],
+)
+def test_what_is_never_negative(dim, never: bool):
+    assert never_negative(dim) is never
+
+
+def test_bounds_hold_for_every_value_of_the_bounded_symbols():
+    dims = [
+        N - K,
+        K * K - 3 * K + N,
+        (N - 4 * K) * (M - K),
+        floordiv(N - K, 2) - mod(K, 3),
+        dim_max(M - K, 3) * -2,
+        floordiv(N + M - K, K + 1),
+    ]
+    for dim in dims:
+        low, high = bounds(dim, {"k": N + 1})
+        assert symbols_of(low) | symbols_of(high) <= {"n", "m"}
+        for n, m in ((0, 0), (3, 7), (9, 2)):
+            for k in range(n + 2):
+                values = [evaluate_dim(d, {"n": n, "m": m, "k": k}) for d in (low, dim, high)]
+                assert values == sorted(values)
