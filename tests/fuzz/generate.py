@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from octavo.ir.dims import Dim, evaluate_dim, symbol, symbols_of
 from octavo.ir.errors import ShapeError, UnsupportedOp
-from octavo.ir.graph import Graph, Node, Value, const_value, input_value, topological
+from octavo.ir.graph import Graph, Value, const_value, input_value, topological
 from octavo.ir.ops.registry import OPS, OpDef, Sample, apply_node, broadcast_shape
 from octavo.ir.types import DType, TensorType, bf16, bool_, f16, f32, f64, i8, i32, i64, u8
 
@@ -141,7 +141,7 @@ class Builder:
             node = apply_node(op, operands, attrs)
         except (ShapeError, UnsupportedOp):
             return False
-        if not all(self._bound(t) and self.fits(t.shape) for t in node.types) or not self._allowed(node):
+        if not all(self._bound(t) and self.fits(t.shape) for t in node.types):
             return False
         try:
             results = [measure(node, [self.known[v][k] for v in operands], env, self.rng) for k, env in enumerate(self.envs)]
@@ -155,14 +155,6 @@ class Builder:
             self.pool.append(value)
         self.count += 1
         return True
-
-    def _allowed(self, node: Node) -> bool:
-        """Whether the sizes at hand are those that a compiled model accepts; the reference mirrors more than ONNX allows."""
-        if node.op != "pad" or node.attrs.get("mode") != "reflect":
-            return True
-        both = (*node.attrs["low"], *node.attrs["high"])
-        shape = (*node.inputs[0].shape, *node.inputs[0].shape)
-        return all(not amount or amount < evaluate_dim(d, env) for env in self.envs for amount, d in zip(both, shape, strict=True))
 
     def _bound(self, type: TensorType) -> bool:
         return all(symbols_of(d) <= set(SYMBOLS) for d in type.shape)
