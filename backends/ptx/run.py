@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ...ir.dims import Dim, evaluate_dim
+from ...ir.errors import ShapeError
 from ...ir.interpret import interpret
 from ..lower.kernel import body_symbols
 from ..program import ALIGN, Branch, Check, Copy, Define, Kernel, Loop, Place, Program, Ref, SetIndex, Step, weights
