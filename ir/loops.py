@@ -304,7 +304,8 @@ class For:
 
     kind: "serial"; "parallel" (iterations independent, in any order, on any worker; outermost only); "unroll" (constant extent);
     "vector" (constant extent, all lanes at once; lanes at or past `limit` neither load nor store); "block" and "thread" (GPU).
-    cost: a rough count of operations in one iteration, by which small parallel loops stay serial.
+    cost: a rough count of scalar operations in one iteration, by which small parallel loops stay serial; vectors let a core do ten
+    of them in a nanosecond.
     """
 
     var: Var

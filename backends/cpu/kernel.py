@@ -17,7 +17,7 @@ from ..instructions import Val
 from ..llvm import Emitter
 
 STACK_BYTES = 16384  # local buffers of constant size up to this live on the stack
-SERIAL_COST = 100_000  # scalar operations below which a loop is not worth waking another thread (some 20 us)
+SERIAL_COST = 30_000  # scalar operations below which a loop is not worth sharing (some 3 us; sharing costs 0.5 us and cold caches)
 
 
 def _local_buffers(body: Sequence[Stmt]) -> list[Buf]:

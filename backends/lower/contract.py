@@ -49,6 +49,7 @@ DEEP = 4096  # sums from here on are computed in chunks of k,
 DEEP_STAGED = 1024  # and from here on where rows are staged: a staged row then fits the first-level cache
 CHUNK = 256  # at most, and a divisor of the innermost k loop
 GROUP = 8  # tiles that share a chunk of panels
+TASKS = 16  # that a kernel has at least, if it can, so that some threads find enough to even out
 FEW_ROWS_SUMS = 8  # vectors of sums that hide the latency of a multiply-add
 LINE_BYTES = 64
 MOST_LINES = 4  # asked for in advance in one group of steps: more would crowd out the loads that are needed now
@@ -120,7 +121,8 @@ class _Contract:
         batch = tuple(batch_index)
         rows = binary("min", const(tile.rows * most), size_expr(total))
         columns = (max(1, block) if isinstance(block, int) else full + 1) * tile.width
-        cost = size_expr(self.depth * columns) * rows // 16  # a vector of multiply-adds counts as one operation
+        # some 80 multiply-adds take a nanosecond, or 20 bytes of panels where they are read for a few rows only
+        cost = size_expr(self.depth * columns) * binary("max", rows, const(4 * what.packed.dtype.itemsize)) // 8
         tasks = size_expr(dim_product((*what.batch, blocks, groups)))
 
         def tiles(at: Expr, number: Expr, chunk: tuple[Expr, ...], sums: Buf | None) -> list[Stmt]:
@@ -149,8 +151,10 @@ class _Contract:
         if not (isinstance(panel, int) and isinstance(full, int) and full):
             return full, 1
         block = min(full, max(1, BLOCK_BYTES // max(1, panel)))
-        if isinstance(total, int) and total <= self.tile.rows:  # few rows: let threads share the panels
-            block = min(block, 4)
+        rows, batch = (max(1, evaluate_dim(d, dict.fromkeys(symbols_of(d), 1))) for d in (total, dim_product(self.what.batch)))
+        groups = batch * -(-rows // (self.tile.rows * (GROUP if self.deep else 1)))  # with the least sizes: a batch of one
+        at_once = max(1, FEW_ROWS_SUMS // (min(rows, self.tile.rows) * self.tile.vectors))
+        block = min(block, max(at_once, -(-full * groups // TASKS)))  # where rows are few, threads share the panels
         return block, -(-full // block)
 
     def _tiles(self, total: Dim, first: Var, rest: Var, place: _Task) -> list[Stmt]:

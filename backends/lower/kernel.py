@@ -100,6 +100,19 @@ def spread(names: Names, size: Dim, lanes: int, element: Element, unroll: int = 
     return statements
 
 
+def spread_block(names: Names, size: Dim, block: int, number: Expr, lanes: int, element: Element, unroll: int = 1) -> list[Stmt]:
+    """`spread` over the elements of 0..size that block `number` of `block` elements, a multiple of `lanes`, has."""
+    start = number * block
+    whole = spread(names, block, lanes, lambda offset, lane: element(start + offset, lane), unroll)
+    if isinstance(size, int) and size % block == 0:
+        return whole
+    left = size_expr(size) - start
+    q, v = names.var("q"), names.var("v")
+    vectors = For(q, left // lanes, (For(v, const(lanes), tuple(element(start + q * lanes, v)), "vector"),))
+    rest = remainder(names, left % lanes, left - left % lanes, lanes, lambda offset, lane: element(start + offset, lane))
+    return [If(left >= block, tuple(whole), (vectors, *rest))]
+
+
 def remainder(names: Names, rest: Expr, start: Expr, lanes: int, element: Element) -> list[Stmt]:
     """Run `element` for the first `rest` < lanes lanes at `start`, if there are any."""
     lane = names.var("v")

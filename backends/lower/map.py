@@ -10,14 +10,14 @@ from collections.abc import Sequence
 
 from ...ir.dims import Dim, dim_product
 from ...ir.graph import Graph, Value
-from ...ir.loops import Buf, Expr, For, If, LoopFunction, Names, Stmt, Store, size_expr
+from ...ir.loops import Buf, Expr, For, LoopFunction, Names, Stmt, Store, size_expr
 from .access import Access, linear, strides_of, unravel
 from .collapse import collapse, is_pointwise
 from .grid import cells
-from .kernel import UNROLL, Element, access, const, function, loops, operations, parameters, remainder, spread
+from .kernel import UNROLL, access, function, loops, operations, parameters, spread, spread_block
 from .tiles import crossing_axis, tiled
 
-BLOCK = 4096  # elements of the innermost dim that one task covers
+BLOCK = 2048  # elements of the innermost dim that one task covers
 SHORT = 8  # an innermost dim below this is not worth a vector where another is longer
 
 
@@ -84,26 +84,16 @@ def _nest(
     task = names.var("t")
     *outer_index, block_index = unravel(task, [*(extent[k] for k in outer), blocks])
 
-    def element(base: Expr) -> Element:
-        def run(offset: Expr, lane: Expr) -> Sequence[Stmt]:
-            if not rank:
-                return stores(())
-            position = base + offset + lane
-            return loops(names, [extent[k] for k in inner], lambda rest: stores([*outer_index, position, *rest]))
-
-        return run
+    def element(offset: Expr, lane: Expr) -> Sequence[Stmt]:
+        if not rank:
+            return stores(())
+        return loops(names, [extent[k] for k in inner], lambda rest: stores([*outer_index, offset + lane, *rest]))
 
     unroll = UNROLL if work <= 12 and not inner else 1
     if blocks == 1:
-        statements = spread(names, block, lanes, element(const(0)), unroll)
+        statements = spread(names, block, lanes, element, unroll)
     else:
-        start = block_index * BLOCK
-        left = size_expr(block) - start
-        full = spread(names, BLOCK, lanes, element(start), unroll)
-        q, v = names.var("q"), names.var("v")
-        whole = For(q, left // lanes, (For(v, const(lanes), tuple(element(start)(q * lanes, v)), "vector"),))
-        last = [whole, *remainder(names, left % lanes, left - left % lanes, lanes, element(start))]
-        statements = [If(left >= BLOCK, tuple(full), tuple(last))]
+        statements = spread_block(names, block, BLOCK, block_index, lanes, element, unroll)
     tasks = size_expr(dim_product([*(extent[k] for k in outer), blocks]))
     cost = size_expr(dim_product([block if blocks == 1 else BLOCK, *(extent[k] for k in inner)])) * work
     return [For(task, tasks, tuple(statements), "parallel", cost=cost)]

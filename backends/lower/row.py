@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ...ir.dims import Dim, dim_product
+from ...ir.dims import Dim, ceildiv, dim_product, evaluate_dim, symbols_of
 from ...ir.errors import CodegenError
 from ...ir.graph import Graph, Node, Value
 from ...ir.loops import (
@@ -39,8 +39,10 @@ from ...ir.ops.registry import Reduction, op_def
 from ...ir.scalar import LOOPS, compute_dtype
 from .access import Access, Bound, Index, linear, strides_of, unravel
 from .grid import blocks, cells
-from .kernel import access, const, function, loops, operations, parameters, reaches, remainder, spread
+from .kernel import access, const, function, loops, operations, parameters, reaches, remainder, spread, spread_block
 
+LINES = 16  # of rows side by side; where there are fewer, tasks are strips of a line,
+STRIP = 2  # so many vectors wide
 PARTIAL = 4  # partial vectors per row: hides the latency of an addition
 SHARED_ROW_BYTES = 16384  # of values that a block keeps for later stages
 EXPENSIVE = frozenset("exp log tanh sigmoid erf gelu silu softplus mish pow sin cos div sqrt".split())
@@ -103,11 +105,19 @@ def lower_row(body: Graph, lanes: int, grid: bool = False) -> LoopFunction:
     if along:
         statements = emit.row(unravel(task, kept_sizes), outputs, const(0))
         return function(body, params, [For(task, size_expr(dim_product(kept_sizes)), tuple(statements), "parallel", cost=work)])
-    outer = unravel(task, kept_sizes[:-1])
-    width = kept_sizes[-1]
-    statements = spread(names, width, lanes, lambda offset, lane: emit.row((*outer, offset + lane), outputs, lane))
-    tasks = size_expr(dim_product(kept_sizes[:-1]))
-    return function(body, params, [For(task, tasks, tuple(statements), "parallel", cost=work * size_expr(width))])
+    *lines, width = kept_sizes
+    count, strip = dim_product(lines), STRIP * lanes
+    few = evaluate_dim(count, dict.fromkeys(symbols_of(count), 1)) < LINES  # with the least sizes: a batch of one
+    if not few or (isinstance(width, int) and width <= strip):
+        outer = unravel(task, lines)
+        statements = spread(names, width, lanes, lambda offset, lane: emit.row((*outer, offset + lane), outputs, lane))
+        loop = For(task, size_expr(count), tuple(statements), "parallel", cost=work * size_expr(width))
+        return function(body, params, [loop])
+    strips = ceildiv(width, strip)
+    *outer, number = unravel(task, (*lines, strips))
+    statements = spread_block(names, width, strip, number, lanes, lambda offset, lane: emit.row((*outer, offset + lane), outputs, lane))
+    loop = For(task, size_expr(count * strips), tuple(statements), "parallel", cost=work * strip)
+    return function(body, params, [loop])
 
 
 def _on_grid(body: Graph, shape: Shape, names: Names, reads: Access, lanes: int, along: bool, outputs: dict[Value, Buf]) -> For:

@@ -11,11 +11,16 @@ from ..dims import Dim, dim_product
 from ..loops import Alloc, Buf, Expr, For, Names, Scalar, Stmt, Tensor, Var, as_expr, size_expr
 from ..types import DType, i64
 
+STEP_COST = 10  # scalar operations that take as long as a short step of such a loop (see `For`)
 
-def each(names: Names, hint: str, extent: Dim | Expr, body: Callable[[Var], Sequence[Stmt]], kind: str = "serial") -> For:
-    """A loop of `hint` over 0..extent."""
+
+def each(
+    names: Names, hint: str, extent: Dim | Expr, body: Callable[[Var], Sequence[Stmt]], kind: str = "serial", cost: Dim | None = None
+) -> For:
+    """A loop of `hint` over 0..extent; see `For` for `cost`."""
     var = names.var(hint)
-    return For(var, extent if isinstance(extent, Expr) else size_expr(extent), tuple(body(var)), kind)
+    count = extent if isinstance(extent, Expr) else size_expr(extent)
+    return For(var, count, tuple(body(var)), kind, cost=None if cost is None else size_expr(cost))
 
 
 def nest(names: Names, hint: str, shape: Sequence[Dim], body: Callable[[tuple[Var, ...]], Sequence[Stmt]]) -> list[Stmt]:
@@ -36,14 +41,14 @@ def scratch(names: Names, hint: str, dtype: DType, *shape: Dim) -> tuple[Alloc, 
 def fill(names: Names, t: Tensor, value: float) -> For:
     """Every element becomes `value`, in parallel."""
     flat = t.view(dim_product(t.shape))
-    return each(names, "f", flat.shape[0], lambda k: [flat.store(k, value)], "parallel")
+    return each(names, "f", flat.shape[0], lambda k: [flat.store(k, value)], "parallel", STEP_COST)
 
 
 def copy(names: Names, target: Tensor, source: Tensor) -> For:
     """All elements of a tensor of the same size, in parallel."""
     size = dim_product(source.shape)
     to, frm = target.view(size), source.view(size)
-    return each(names, "c", size, lambda k: [to.store(k, frm[k])], "parallel")
+    return each(names, "c", size, lambda k: [to.store(k, frm[k])], "parallel", STEP_COST)
 
 
 def add_to(t: Tensor, value: Scalar = 1) -> Stmt:

@@ -15,7 +15,7 @@ from ..errors import ShapeError
 from ..loops import Expr, If, Let, Names, Scalar, Stmt, Tensor, size_expr
 from ..scalar import LOOPS, compute_dtype
 from ..types import i64
-from .looping import copy, each, nest, scratch
+from .looping import STEP_COST, copy, each, nest, scratch
 from .registry import Sample, Types, opaque, same_dtype
 
 
@@ -56,7 +56,7 @@ def _running_loops(start: int, combine: Callable[[Expr, Expr], Expr]) -> Callabl
 
             return [alloc, total.store((), start), each(names, "k", length, step)]
 
-        return [each(names, "p", outer * inner, lane, "parallel")]
+        return [each(names, "p", outer * inner, lane, "parallel", length * STEP_COST)]
 
     return loops
 

@@ -15,7 +15,7 @@ from ..errors import ShapeError
 from ..loops import Expr, If, Let, Names, Stmt, Tensor, While, as_expr, size_expr
 from ..scalar import LOOPS, compute_dtype
 from ..types import TensorType, bool_, i64
-from .looping import add_to, each, fill, scratch
+from .looping import STEP_COST, add_to, each, fill, scratch
 from .registry import Sample, Types, opaque
 
 SMALL_K = 64  # up to here topk inserts into a sorted list of k, whose cost grows with k for each element that enters
@@ -145,7 +145,7 @@ def _select_sorted(names: Names, x: Tensor, values: Tensor, indices: Tensor, lan
 
         return [*statements, each(names, "t", k, show)]
 
-    return each(names, "p", lanes, lane, "parallel")
+    return each(names, "p", lanes, lane, "parallel", x.shape[1] * (20 * STEP_COST))
 
 
 def _ordered_samples(**sizes: int) -> Callable[[np.random.Generator], Iterable[Sample]]:
@@ -227,7 +227,7 @@ def _topk_loops(
             each(names, "t", k, lambda t: [values.store((o, t, q), best[t]), indices.store((o, t, q), place[t])]),
         ]
 
-    return [each(names, "p", outer * inner, lane, "parallel")]
+    return [each(names, "p", outer * inner, lane, "parallel", x.shape[1] * STEP_COST)]
 
 
 @opaque(infer=_infer_topk, loops=_topk_loops, samples=_ordered_samples(k=3))
