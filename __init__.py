@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         VerifyError,
     )
     from .ir.graph import Graph
-    from .ir.ops import registry as op
+    from .ir.ops import custom as op
 
 _HOMES = {
     "compile": ".compiler.driver",
@@ -58,7 +58,7 @@ _HOMES = {
     "UnsupportedOp": ".ir.errors",
     "VerifyError": ".ir.errors",
 }
-_MODULES = {"ops": ".ir.ops", "op": ".ir.ops.registry"}
+_MODULES = {"ops": ".ir.ops", "op": ".ir.ops.custom"}
 
 __all__ = [
     "compile",
