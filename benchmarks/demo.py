@@ -82,7 +82,7 @@ def read_lines(terminal: Terminal, onnx: Path, typeface: Path, output: Path) -> 
     """Compile the recogniser, read the lines, save the picture, measure beside onnxruntime."""
     model, artifact = _compile(terminal, onnx, output / f"{RECOGNISER}.octavo")
     font = ImageFont.truetype(str(typeface), FONT_SIZE)
-    characters = character_list(read_metadata(onnx).properties["character"].removesuffix("\n"))
+    characters = character_list(read_metadata(onnx).custom_metadata_map["character"].removesuffix("\n"))
     readings = []
     for written in LINES:
         picture = render_line(written, font)

@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 
 from ..backends.runtime.signature import TensorSpec
-from ..frontend.onnx.metadata import read_metadata
+from ..frontend.metadata import ModelMetadata
 from ..ir.types import DType
 from .artifact import load
-from .driver import compile
 from .model import Model
 
 _TYPE_NAMES = {"f64": "double", "f32": "float", "f16": "float16", "bf16": "bfloat16", "c64": "complex64", "c128": "complex128"}
@@ -34,18 +33,6 @@ class NodeArg:
     name: str
     shape: list[int | str]
     type: str
-
-
-@dataclass(frozen=True)
-class ModelMetadata:
-    """What the model's file says of itself; an artifact knows its graph's name only."""
-
-    graph_name: str = ""
-    producer_name: str = ""
-    description: str = ""
-    domain: str = ""
-    version: int = 0
-    custom_metadata_map: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -82,13 +69,13 @@ class InferenceSession:
         self._options = options
         if not isinstance(path_or_bytes, bytes) and Path(path_or_bytes).is_dir():
             self._model = load(path_or_bytes, threads=threads)
-            self._metadata = ModelMetadata()
+            self._metadata = ModelMetadata(self._model.name)
         else:
+            from ..frontend.onnx.metadata import read_metadata  # imports onnx and llvmlite, without which artifacts run
+            from .driver import compile
+
             self._model = compile(path_or_bytes, threads=threads, dims=options.free_dimensions or None)
-            said = read_metadata(path_or_bytes)
-            self._metadata = ModelMetadata(
-                said.graph_name, said.producer_name, said.description, said.domain, said.version, said.properties
-            )
+            self._metadata = read_metadata(path_or_bytes)
 
     @property
     def model(self) -> Model:

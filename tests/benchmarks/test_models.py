@@ -45,7 +45,7 @@ def test_a_model_that_is_not_ready_is_refused_with_the_node(name: str) -> None:
 def test_the_recogniser_reads_rendered_lines() -> None:
     path, typeface = fetched(RECOGNISER), fetched(TYPEFACE)
     model = octavo.compile(path)
-    characters = character_list(read_metadata(path).properties["character"].removesuffix("\n"))
+    characters = character_list(read_metadata(path).custom_metadata_map["character"].removesuffix("\n"))
     font = ImageFont.truetype(str(typeface), 36)
     read = [decode(np.asarray(model(preprocess(render_line(text, font))))[0], characters)[0] for text in LINES]
     assert read == list(LINES)

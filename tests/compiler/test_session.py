@@ -8,6 +8,7 @@ import numpy as np
 import octavo
 import onnx
 import pytest
+from octavo.frontend.metadata import ModelMetadata
 from onnx import TensorProto, helper
 
 DTYPES = {
@@ -73,6 +74,11 @@ def test_the_metadata_of_the_file_is_there(path: Path) -> None:
     meta = octavo.InferenceSession(path).get_modelmeta()
     assert (meta.graph_name, meta.producer_name) == ("copies", "a test")
     assert meta.custom_metadata_map == {"labels": "cat,dog"}
+
+
+def test_an_artifact_knows_its_graphs_name(path: Path, tmp_path: Path) -> None:
+    octavo.compile(path).save(tmp_path / "copies.octavo")
+    assert octavo.InferenceSession(tmp_path / "copies.octavo").get_modelmeta() == ModelMetadata("copies")
 
 
 def test_options_fix_dimensions_and_threads(path: Path) -> None:
