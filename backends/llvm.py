@@ -11,7 +11,7 @@ No fast-math anywhere: `fma` is fused because it is written so, nothing else is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..ir.errors import CodegenError
 from ..ir.loops import (
@@ -40,6 +40,8 @@ from ..ir.loops import (
 from ..ir.types import DType, bool_, i64
 from .instructions import Instructions, Val
 
+_LEAVES = (Const, Var, Sym, Load)  # a load sees to its index, mask and other value itself
+
 
 @dataclass
 class _Vector:
@@ -51,14 +53,6 @@ class _Vector:
     hidden: str | None  # the same, but no constant to LLVM: for use with another mask
 
 
-@dataclass
-class _Scope:
-    """Values known at this point; a child sees its parent's."""
-
-    parent: _Scope | None
-    values: dict[tuple[int, bool], Val] = field(default_factory=dict)
-
-
 class Emitter(Instructions):
     """Emits function bodies as LLVM IR text; `declarations` and `globals` belong to the module being built."""
 
@@ -66,7 +60,8 @@ class Emitter(Instructions):
         super().__init__()
         self.entry: list[str] = []
         self.vector: _Vector | None = None
-        self.scope = _Scope(None)
+        self.known: dict[tuple[int, bool], Val] = {}  # by (id(Expr), as `base`), at this point of the code
+        self.scopes: list[list[tuple[int, bool]]] = [[]]  # what became known in each scope that is open
         self.statement: dict[tuple[int, bool], Val] = {}
         self.bindings: dict[int, Val] = {}  # id(Var) -> its value
         self.symbols: dict[str, Val] = {}
@@ -100,37 +95,44 @@ class Emitter(Instructions):
     def value(self, e: Expr, base: bool = False) -> Val:
         """The value of an expression.  With `base`, the lane variable counts as 0 and the result is a scalar."""
         base = base and self.vector is not None
+        found = self._known(e, base)
+        if found is not None:
+            return found
         self._alive.append(e)
-        stack: list[tuple[Expr, bool]] = [(e, False)]
+        stack = [e]
         while stack:  # operands first, without recursion: fused expressions can be deep
-            x, ready = stack.pop()
-            if self._known(x, base) is not None:
-                continue
-            if ready or isinstance(x, Const | Var | Sym | Load):
-                self._remember(x, base, self._emit(x, base))
+            x = stack[-1]
+            missing = [] if type(x) in _LEAVES else [c for c in children(x) if self._known(c, base) is None]
+            if missing:
+                stack += reversed(missing)
             else:
-                stack.append((x, True))
-                stack.extend((c, False) for c in reversed(children(x)))
-        known = self._known(e, base)
-        assert known is not None
-        return known
+                found = self._known(stack.pop(), base) or self._remember(x, base, self._emit(x, base))
+        assert found is not None
+        return found
 
     def _known(self, e: Expr, base: bool) -> Val | None:
         key = (id(e), base)
-        if key in self.statement:
-            return self.statement[key]
-        scope: _Scope | None = self.scope
-        while scope is not None:
-            if key in scope.values:
-                return scope.values[key]
-            scope = scope.parent
-        return None
+        return self.known.get(key) or self.statement.get(key)
 
-    def _remember(self, e: Expr, base: bool, v: Val) -> None:
-        (self.statement if self.impure(e) else self.scope.values)[(id(e), base)] = v
+    def _remember(self, e: Expr, base: bool, v: Val) -> Val:
+        key = (id(e), base)
+        if self.impure(e):
+            self.statement[key] = v
+        else:
+            self.known[key] = v
+            self.scopes[-1].append(key)
+        return v
+
+    def forget(self) -> None:
+        """Compute anew what became known in this scope."""
+        for key in self.scopes[-1]:
+            del self.known[key]
+        self.scopes[-1] = []
 
     def _emit(self, e: Expr, base: bool) -> Val:
         match e:
+            case Op():
+                return self.operation(e.name, [self._known(a, base) or self.value(a, base) for a in e.args], e.dtype)
             case Const():
                 return Val(self.literal(e.value, e.dtype), e.dtype)
             case Sym():
@@ -152,8 +154,6 @@ class Emitter(Instructions):
                     return Val(v.text, e.dtype, v.lanes)
                 source, target = self.memory_type(v.dtype, v.lanes), self.type(e.dtype, v.lanes)
                 return self.define(f"bitcast {source} {v.text} to {target}", e.dtype, v.lanes)
-            case Op():
-                return self.operation(e.name, [self.value(a, base) for a in e.args], e.dtype)
         raise CodegenError(f"cannot emit {e!r}")
 
     # --- memory -------------------------------------------------------------------------------------------------------------
@@ -305,12 +305,12 @@ class Emitter(Instructions):
 
     def enter(self) -> None:
         """Values from here on are known only until `leave`."""
-        self.scope = _Scope(self.scope)
+        self.scopes.append([])
         self.statement = {}
 
     def leave(self) -> None:
-        assert self.scope.parent is not None
-        self.scope = self.scope.parent
+        self.forget()
+        self.scopes.pop()
         self.statement = {}
 
     def body(self, statements: Sequence[Stmt]) -> None:

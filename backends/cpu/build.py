@@ -29,7 +29,7 @@ from ..lower.kernel import body_symbols
 from ..lower.lower import lower
 from ..program import Kernel, Program
 from ..runtime.native import Variant
-from ..target import Target, optimized
+from ..target import Target, object_code, optimized
 from .kernel import emit_kernel, scratch_bytes
 from .main import emit_main, most_scratch
 
@@ -69,7 +69,7 @@ def build(program: Program, target: Target, prefix: str, symbols: tuple[str, ...
         names[id(step)] = symbol
         calls.append((symbol, step))
     found = {symbol: code for symbol in bodies if (code := _cached(symbol)) is not None}
-    todo = [symbol for symbol in bodies if symbol not in found]
+    todo = sorted((symbol for symbol in bodies if symbol not in found), key=lambda s: not _is_long(bodies[s]))
     cached = len(found)
     if todo:
         with ThreadPoolExecutor(max_workers=_workers()) as pool:
@@ -118,6 +118,11 @@ def _is_ours(op: str) -> bool:
     return all(f is None or (getattr(f, "__module__", "") or "").startswith(home + ".") for f in meanings)
 
 
+def _is_long(body: Graph) -> bool:
+    """Whether a body is among those that take long to compile; when they come first, no thread has to wait for one at the end."""
+    return any(op_def(node.op).kind == "contraction" for node in body.nodes)
+
+
 def _workers() -> int:
     return max(1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
 
@@ -131,7 +136,7 @@ def compile_kernel(body: Graph, symbol: str, target: Target) -> Code:
 def compile_module(text: str, target: Target, effort: int = 3) -> bytes:
     """LLVM text -> object code.  effort: see `optimized`."""
     module, machine = optimized(f'target triple = "{target.triple}"\n{text}', target, effort)
-    return machine.emit_object(module)
+    return object_code(module, machine)
 
 
 def _cache_file(symbol: str) -> Path | None:

@@ -146,7 +146,7 @@ class MainEmitter(Emitter):
         count = self.define(f"load i64, ptr {self.address_of(step.source)}", i64)
         count = self.operation("min", [count, self.dim(step.limit)], i64)
         self.symbols[step.symbol] = self.operation("max", [count, Val("0", i64)], i64)
-        self.scope.values.clear()  # sizes that mention the symbol are to be computed anew
+        self.forget()  # sizes that mention the symbol are to be computed anew
         slot = self.fresh("size")
         self.put(f"{slot} = getelementptr inbounds i64, ptr %sizes, i64 {self.order.index(step.symbol)}")
         self.put(f"store i64 {self.symbols[step.symbol].text}, ptr {slot}")

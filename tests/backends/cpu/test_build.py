@@ -163,3 +163,17 @@ def test_an_op_from_outside_is_keyed_by_its_loops(
     assert [cached for cached, _ in results] == [0, 0, 1]
     np.testing.assert_allclose(results[1][1], results[0][1] * 1.5)
     np.testing.assert_array_equal(results[2][1], results[0][1])
+
+
+def test_threads_that_compile_at_once_give_the_code_of_one_thread(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OCTAVO_CACHE", "0")
+    sizes = range(2, 14)
+    inputs = ", ".join(f"%x{n}: f32[9,{n}]" for n in sizes)
+    results = "".join(f"%y{n} = softmax(%x{n}, axis=1)\n" for n in sizes)
+    text = f"graph g({inputs}) -> ({', '.join(f'%y{n}' for n in sizes)}) {{\n{results}}}"
+    objects = []
+    for workers in (1, 4, 4):
+        monkeypatch.setattr(building, "_workers", lambda workers=workers: workers)
+        objects.append(compiled(text).native.variants[0].objects)
+    assert len(objects[0]) == 13
+    assert objects[0] == objects[1] == objects[2]
