@@ -49,7 +49,8 @@ DEEP = 4096  # sums from here on are computed in chunks of k,
 DEEP_STAGED = 1024  # and from here on where rows are staged: a staged row then fits the first-level cache
 CHUNK = 256  # at most, and a divisor of the innermost k loop
 GROUP = 8  # tiles that share a chunk of panels
-TASKS = 16  # that a kernel has at least, if it can, so that some threads find enough to even out
+TASKS = 8  # that a kernel has at least, if it can, so that some threads find enough to even out
+STAGED_PANELS = 4  # a row that is staged should be multiplied by at least so many panels: fewer took up to 1.4 times as long
 FEW_ROWS_SUMS = 8  # vectors of sums that hide the latency of a multiply-add
 LINE_BYTES = 64
 MOST_LINES = 4  # asked for in advance in one group of steps: more would crowd out the loads that are needed now
@@ -154,7 +155,8 @@ class _Contract:
         rows, batch = (max(1, evaluate_dim(d, dict.fromkeys(symbols_of(d), 1))) for d in (total, dim_product(self.what.batch)))
         groups = batch * -(-rows // (self.tile.rows * (GROUP if self.deep else 1)))  # with the least sizes: a batch of one
         at_once = max(1, FEW_ROWS_SUMS // (min(rows, self.tile.rows) * self.tile.vectors))
-        block = min(block, max(at_once, -(-full * groups // TASKS)))  # where rows are few, threads share the panels
+        least = max(at_once, STAGED_PANELS) if self.staged else at_once
+        block = min(block, max(least, -(-full * groups // TASKS)))  # where rows are few, threads share the panels
         return block, -(-full // block)
 
     def _tiles(self, total: Dim, first: Var, rest: Var, place: _Task) -> list[Stmt]:
