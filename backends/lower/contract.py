@@ -5,8 +5,9 @@ blocking, the threads or the position in the batch.  The first operand's rows ar
 needs no im2col: each row of the tile has its own pointer) or staged row by row into scratch memory when a fused prologue computes
 them or when they would collide in the cache.  The second operand is packed in panels of `width` columns (`ir/ops/packing.py`).
 
-A task is a block of panels for one tile, or, where k is deep, for a group of tiles: then k runs in chunks that the caches hold, and
-the sums of every tile wait in scratch memory between chunks.  The epilogue runs on the tile before the only store.
+A task is a block of panels for one tile, or, where k is deep, for a group of tiles: then k runs in chunks, a chunk of a panel stays in
+the first-level cache while the tiles pass over it, and the sums of every tile wait in scratch memory between chunks.  The epilogue
+runs on the tile before the only store.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from ...ir.dims import Dim, DimExpr, ceildiv, dim_product, evaluate_dim, symbols_of
+from ...ir.dims import Dim, DimExpr, ceildiv, dim_product
 from ...ir.graph import Graph, Node, Value
 from ...ir.loops import (
     Alloc,
@@ -31,30 +32,26 @@ from ...ir.loops import (
     Scalar,
     Stmt,
     Store,
-    Var,
     binary,
     size_expr,
 )
 from ...ir.scalar import LOOPS, compute_dtype
-from ...ir.types import bool_
+from ...ir.types import bool_, i64
 from ..target import Target
 from .access import Access, Index, in_memory, linear, strides_of, unravel
-from .contraction import Contraction, Tile, contraction, contraction_of, epilogue, tile_for
+from .contraction import BLOCK_BYTES, Contraction, contraction, contraction_of, epilogue, least_size, tile_for
 from .kernel import Params, access, const, function, loops, parameters, spread
-from .micro import Hints, multiply_add
+from .micro import multiply_add
 
-BLOCK_BYTES = 1 << 19  # of packed panels that one sweep over the rows reads: with the next, they fit the second-level cache
 UNROLL_K = 8  # steps of k that a whole tile takes in a row, a tile of fewer rows half of them
-DEEP = 4096  # sums from here on are computed in chunks of k,
-DEEP_STAGED = 1024  # and from here on where rows are staged: a staged row then fits the first-level cache
-CHUNK = 256  # at most, and a divisor of the innermost k loop
-GROUP = 8  # tiles that share a chunk of panels
+CHUNK_BYTES = 36 << 10  # of a panel for one chunk of k: they stay in the first-level cache
+GROUP = 10  # tiles that share a chunk of a panel: their rows and sums stay in the second-level cache
+SUMS_BYTES = 1 << 19  # of sums that wait between chunks
 TASKS = 8  # that a kernel has at least, if it can, so that some threads find enough to even out
 STAGED_PANELS = 4  # a row that is staged should be multiplied by at least so many panels: fewer took up to 1.4 times as long
 FEW_ROWS_SUMS = 8  # vectors of sums that hide the latency of a multiply-add
 LINE_BYTES = 64
 MOST_LINES = 4  # asked for in advance in one group of steps: more would crowd out the loads that are needed now
-ALIAS_BYTES = 4096  # rows this far apart share one set of the first-level cache
 
 
 def lower_contract(body: Graph, target: Target) -> LoopFunction:
@@ -84,6 +81,15 @@ class _Task:
     sums: Buf | None
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """Where rows of the first operand are read: the buffer, the start of row q of a tile, and how the k loops move along a row."""
+
+    buffer: Buf
+    start: Callable[[int], Expr]
+    moves: Sequence[Dim]
+
+
 class _Contract:
     def __init__(self, body: Graph, node: Node, target: Target, names: Names, params: Params):
         self.body, self.node, self.names, self.params = body, node, names, params
@@ -91,8 +97,7 @@ class _Contract:
         self.dtype = compute_dtype(node.types[0].dtype)
         width = what.packed.shape[-1]
         assert isinstance(width, int)
-        lanes = target.lanes(max(32, self.dtype.bits))
-        self.tile = Tile(tile_for(target, self.dtype, width).rows, -(-width // lanes) * lanes, lanes)
+        self.tile = tile_for(node, target, width)
         self.reads = access(body, params)
         buffers = dict(zip(body.inputs, params.inputs, strict=True))
         self.panels = buffers[what.packed]
@@ -101,159 +106,223 @@ class _Contract:
         self.flat, self.start = epilogue(body, node)
         operands = dict(zip(body.input_names, body.inputs, strict=True))
         self.bound = {v: buffers[operands[v.node.attrs["name"]]] for v in self.flat.inputs[:-1]}
-        aliased = isinstance(what.row_stride, int) and what.row_stride * what.a.dtype.itemsize % ALIAS_BYTES == 0
-        wide = not isinstance(what.n, int) or what.n >= 4 * self.tile.width
         narrow = what.a.dtype.is_float and what.a.dtype is not self.dtype  # widened once, as they are staged
-        self.staged = self.direct is None or narrow or (aliased and wide)
-        from_depth = DEEP_STAGED if self.staged else DEEP
-        self.deep = isinstance(self.depth, int) and self.depth >= from_depth and len(what.k) > 1
-        self.inner: tuple[Dim, ...] = what.k[-1:] if self.deep else what.k  # summed without leaving the registers
-        self.outer = what.k[: len(what.k) - len(self.inner)]
+        self.staged = self.direct is None or narrow
+        self.total = dim_product(what.m)
+        self.least = least_size(self.total)
+        self.outer, self.inner = what.k[:0], what.k  # loops through chunks of k, and those summed without leaving the registers
+        few = isinstance(self.total, int) and self.total <= self.tile.rows
+        panel = self.depth * width * what.packed.dtype.itemsize
+        if isinstance(panel, int) and panel > BLOCK_BYTES and not few:
+            self.outer, self.inner = _split(what.k, width * what.packed.dtype.itemsize)
+        self.deep = bool(self.outer)
 
     def statements(self) -> list[Stmt]:
         what, tile, names = self.what, self.tile, self.names
-        total = dim_product(what.m)
         full = what.n // tile.width  # whole panels
-        block, blocks = self._blocks(full, total)
         most = GROUP if self.deep else 1
-        groups = ceildiv(total, tile.rows * most)
+        groups = ceildiv(self.total, tile.rows * most)
+        block, blocks = self._blocks(full)
         task = names.var("t")
         *batch_index, block_index, group_index = unravel(task, (*what.batch, blocks, groups))
         batch = tuple(batch_index)
-        rows = binary("min", const(tile.rows * most), size_expr(total))
+        rows = binary("min", const(tile.rows * most), size_expr(self.total))
         columns = (max(1, block) if isinstance(block, int) else full + 1) * tile.width
         # some 80 multiply-adds take a nanosecond, or 20 bytes of panels where they are read for a few rows only
         cost = size_expr(self.depth * columns) * binary("max", rows, const(4 * what.packed.dtype.itemsize)) // 8
         tasks = size_expr(dim_product((*what.batch, blocks, groups)))
+        true = Const(True, bool_)
+        place = _Task(batch, block_index, blocks, block, full, group_index, (), true, true, None)
+        if self.deep:
+            body = self._group(group_index, size_expr(groups), place)
+        else:
+            body = self._tile(group_index, lambda rows, first, slot_row: self._rows(rows, first, place))
+        return [For(task, tasks, tuple(body), "parallel", cost=cost)]
 
-        def tiles(at: Expr, number: Expr, chunk: tuple[Expr, ...], sums: Buf | None) -> list[Stmt]:
-            first, rest = names.var("m"), names.var("left")
-            position = linear(chunk, strides_of(self.outer))
-            last = position >= const(evaluate_dim(dim_product(self.outer), {}) - 1) if chunk else Const(True, bool_)
-            start = position < 1 if chunk else Const(True, bool_)
-            place = _Task(batch, block_index, blocks, block, full, number, chunk, start, last, sums)
-            return [Let(first, at * tile.rows), Let(rest, size_expr(total) - first), *self._tiles(total, first, rest, place)]
-
-        if not self.deep:
-            return [For(task, tasks, tuple(tiles(group_index, group_index, (), None)), "parallel", cost=cost)]
-        sums = Buf(names.var("sums").name, self.dtype, "local", (block + 1) * (tile.rows * tile.width * most))
-        number, group = names.var("g"), names.var("group")
-        tile_count = ceil_expr(size_expr(total), tile.rows)
-        even = ceil_expr(tile_count, size_expr(groups))  # tiles in a group: no group is left with a few
-        count = binary("min", group, tile_count - group_index * group)
-        body = loops(
-            names, self.outer, lambda chunk: [For(number, count, tuple(tiles(group_index * group + number, number, chunk, sums)))]
-        )
-        return [For(task, tasks, (Alloc(sums), Let(group, even), *body), "parallel", cost=cost)]
-
-    def _blocks(self, full: Dim, total: Dim) -> tuple[Dim, int]:
+    def _blocks(self, full: Dim) -> tuple[Dim, int]:
         """Panels in a block, and how many blocks there are: what one sweep over the rows reads should stay in the cache."""
-        panel = dim_product(self.inner) * self.tile.width * self.what.packed.dtype.itemsize
+        what, tile = self.what, self.tile
+        panel = dim_product(self.inner) * tile.width * what.packed.dtype.itemsize
         if not (isinstance(panel, int) and isinstance(full, int) and full):
             return full, 1
-        block = min(full, max(1, BLOCK_BYTES // max(1, panel)))
-        rows, batch = (max(1, evaluate_dim(d, dict.fromkeys(symbols_of(d), 1))) for d in (total, dim_product(self.what.batch)))
-        groups = batch * -(-rows // (self.tile.rows * (GROUP if self.deep else 1)))  # with the least sizes: a batch of one
-        at_once = max(1, FEW_ROWS_SUMS // (min(rows, self.tile.rows) * self.tile.vectors))
-        least = max(at_once, STAGED_PANELS) if self.staged else at_once
-        block = min(block, max(least, -(-full * groups // TASKS)))  # where rows are few, threads share the panels
+        groups = max(1, least_size(dim_product(what.batch))) * -(-self.least // (tile.rows * (GROUP if self.deep else 1)))
+        if self.deep:
+            least, most = 1, SUMS_BYTES // (GROUP * tile.rows * tile.width * self.dtype.itemsize)
+        else:
+            at_once = max(1, FEW_ROWS_SUMS // (min(self.least, tile.rows) * tile.vectors))
+            least, most = max(at_once, STAGED_PANELS) if self.staged else at_once, BLOCK_BYTES // max(1, panel)
+        block = min(full, max(1, most), max(least, -(-full * groups // TASKS)))  # where rows are few, threads share the panels
         return block, -(-full // block)
 
-    def _tiles(self, total: Dim, first: Var, rest: Var, place: _Task) -> list[Stmt]:
-        """A whole tile, or the rows that are left as tiles of 8, 4, 2 and 1."""
-        rows = self.tile.rows
-        whole = self._rows(rows, first, place, const(0))
+    def _group(self, group_index: Expr, groups: Expr, place: _Task) -> list[Stmt]:
+        """A deep task: for every chunk of k, every panel of the block passes all tiles of the group."""
+        what, tile, names = self.what, self.tile, self.names
+        assert isinstance(place.block, int)
+        sums = Buf(names.var("sums").name, self.dtype, "local", (place.block + 1) * (tile.rows * tile.width * GROUP))
+        group, count, first, rows, panels = (names.var(hint) for hint in ("group", "count", "m", "rows", "count"))
+        tile_count = ceil_expr(size_expr(self.total), tile.rows)
+        statements: list[Stmt] = [
+            Alloc(sums),
+            Let(group, ceil_expr(tile_count, groups)),  # no group is left with a few
+            Let(count, binary("min", group, tile_count - group_index * group)),
+            Let(first, group_index * group * tile.rows),
+            Let(rows, binary("min", size_expr(self.total) - first, count * tile.rows)),
+            Let(panels, self._panels(place)),
+        ]
+        origin = Buf(names.var("origin").name, i64, "local", tile.rows * GROUP)  # where rows start that are not evenly spaced
+        if not self.staged and what.row_stride is None:
+            r = names.var("r")
+            start = Store(origin, r, what.a_row(place.batch, unravel(first + r, what.m)))
+            statements += [Alloc(origin), For(r, rows, (start,))]
+        stage = self._stage(GROUP * tile.rows) if self.staged else None
+        if stage is not None:
+            statements.append(Alloc(stage.buffer))
+
+        def chunk(at: tuple[Expr, ...]) -> list[Stmt]:
+            begin, end = Const(True, bool_), Const(True, bool_)
+            for k, size in zip(at, self.outer, strict=True):
+                begin, end = begin & (k < 1), end & (k >= size_expr(size - 1))
+            number = names.var("g")
+            here = replace(place, tile=number, chunk=at, first_chunk=begin, last_chunk=end, sums=sums)
+
+            def panel(index: Expr, limit: Expr | None) -> list[Stmt]:
+                def run(size: int, at_row: Expr, slot_row: Expr) -> list[Stmt]:
+                    local = at_row - first
+                    if stage is not None:
+                        lets, read = _shifted(stage, local)
+                    elif what.row_stride is None:
+                        lets, read = self._direct(size, here, lambda q: Load(origin, local + q))
+                    else:
+                        lets, read = self._direct(size, here, lambda q: what.a_row(here.batch, unravel(at_row + q, what.m)))
+                    micro = _Micro(self, size, at_row, read, panel0, here, slot_row)
+                    return [*lets, *micro.tile(index, 1, limit)]
+
+                return [For(number, count, tuple(self._tile(group_index * group + number, run)))]
+
+            panel0, p = names.var("panels"), names.var("p")
+            copy = [] if stage is None else [self._copy(stage, rows, first, here)]
+            return [
+                *copy,
+                Let(panel0, what.b_panel(place.batch)),
+                For(p, panels, tuple(panel(p, None))),
+                *self._last(place, panels, panel),
+            ]
+
+        return [*statements, *loops(names, self.outer, chunk)]
+
+    def _panels(self, place: _Task) -> Expr:
+        """How many whole panels the block has."""
+        count: Expr = size_expr(place.block)
+        if place.blocks > 1:
+            count = binary("min", count, size_expr(place.full) - place.block_index * size_expr(place.block))
+        return count
+
+    def _last(self, place: _Task, panels: Expr, panel: Callable[[Expr, Expr | None], list[Stmt]]) -> list[Stmt]:
+        """The panel that is not whole, if there is one: the last block has it."""
+        left = size_expr(self.what.n) % size_expr(self.tile.width)
+        if isinstance(left, Const) and left.value == 0:
+            return []
+        mine = place.block_index + 1 >= size_expr(place.blocks)
+        return [If(mine if isinstance(left, Const) else mine & (const(0) < left), tuple(panel(panels, left)))]
+
+    def _tile(self, index: Expr, run: Callable[[int, Expr, Expr], list[Stmt]]) -> list[Stmt]:
+        """`run(rows, first row, its place in the tile)` for tile `index`: a whole one, or the rows left as tiles of 8, 4, 2 and 1."""
+        rows, total, names = self.tile.rows, self.total, self.names
+        first, rest = names.var("m"), names.var("left")
+        begin = [Let(first, index * rows), Let(rest, size_expr(total) - first)]
+        whole = run(rows, first, const(0))
         if isinstance(total, int) and total % rows == 0:
-            return whole
+            return [*begin, *whole]
         pieces: list[Stmt] = []
         size = 1 << (rows - 1).bit_length() - 1
         known = total % rows if isinstance(total, int) else None
         while size:
             if known is None or known & size:
-                start = self.names.var("m")
+                start = names.var("m")
                 at = first + (rest - rest % (2 * size)) if known is None else first + (known - known % (2 * size))
-                tile = (Let(start, at), *self._rows(size, start, place, start - first))
-                pieces += [If(const(0) < (rest // size) % 2, tile)] if known is None else tile
+                piece = (Let(start, at), *run(size, start, start - first))
+                pieces += [If(const(0) < (rest // size) % 2, piece)] if known is None else piece
             size //= 2
         if isinstance(total, int) and total < rows:
-            return pieces
-        return [If(rest >= rows, tuple(whole), tuple(pieces))]
+            return [*begin, *pieces]
+        return [*begin, If(rest >= rows, tuple(whole), tuple(pieces))]
 
-    def _rows(self, rows: int, first: Var, place: _Task, slot_row: Expr) -> list[Stmt]:
-        """All panels of the block for `rows` rows from `first`; `slot_row`: where among the tile's saved sums theirs start."""
+    def _rows(self, rows: int, first: Expr, place: _Task) -> list[Stmt]:
+        """All panels of the block for `rows` rows from `first`."""
         what, names, tile = self.what, self.names, self.tile
         statements: list[Stmt] = []
         if self.staged:
-            buffer, base, moves = self._stage(statements, rows, first, place)
+            read = self._stage(rows)
+            statements += [Alloc(read.buffer), self._copy(read, const(rows), first, place)]
         else:
-            assert self.direct is not None
-            buffer, moves, base = self.direct, what.a_strides[len(self.outer) :], []
-            chunk = linear(place.chunk, what.a_strides[: len(self.outer)])
-            for q in range(rows):
-                if what.row_stride is not None and q:
-                    base.append(base[0] + size_expr(what.row_stride * q))
-                    continue
-                pointer = names.var("row")
-                statements.append(Let(pointer, what.a_row(place.batch, unravel(first + q, what.m)) + chunk))
-                base.append(pointer)
-        panel0 = names.var("panels")
-        statements.append(Let(panel0, what.b_panel(place.batch)))
-        count: Expr = size_expr(place.block)
-        if place.blocks > 1:
-            count = binary("min", count, size_expr(place.full) - place.block_index * size_expr(place.block))
-        micro = _Micro(self, rows, first, buffer, base, moves, panel0, place, slot_row)
+            lets, read = self._direct(rows, place, lambda q: what.a_row(place.batch, unravel(first + q, what.m)))
+            statements += lets
+        panel0, panels = names.var("panels"), names.var("count")
+        statements += [Let(panel0, what.b_panel(place.batch)), Let(panels, self._panels(place))]
+        micro = _Micro(self, rows, first, read, panel0, place, const(0))
         group = max(1, FEW_ROWS_SUMS // (rows * tile.vectors))  # a tile of few rows takes several panels at once
         done: Expr = const(0)
         for size in (group, 1) if group > 1 else (1,):
-            groups = (count - done) // size
-            if isinstance(groups, Const) and groups.value == 0:
-                continue
+            groups = (panels - done) // size
             p = names.var("p")
             statements.append(For(p, groups, tuple(micro.tile(done + p * size, size, None))))
             done = groups * size
-        left = size_expr(what.n) % size_expr(tile.width)
-        if not (isinstance(left, Const) and left.value == 0):
-            mine = place.block_index + 1 >= size_expr(place.blocks)
-            tail = micro.tile(size_expr(place.full) - place.block_index * size_expr(place.block), 1, left)
-            statements.append(If(mine if isinstance(left, Const) else mine & (const(0) < left), tuple(tail)))
-        return statements
+        return [*statements, *self._last(place, panels, lambda p, left: micro.tile(p, 1, left))]
 
-    def _stage(self, statements: list[Stmt], rows: int, first: Expr, place: _Task) -> tuple[Buf, list[Expr], list[Dim]]:
-        """Copy (or compute) the tile's rows into scratch memory, spaced so that they do not collide in the cache.
-
-        Returns the buffer, where each row starts, and how the k loops move along a row.
-        """
+    def _direct(self, rows: int, place: _Task, start: Callable[[int], Expr]) -> tuple[list[Stmt], _Rows]:
+        """Rows read where they lie: each has a pointer, or one where they are evenly spaced."""
         what, names = self.what, self.names
+        assert self.direct is not None
+        chunk = linear(place.chunk, what.a_strides[: len(self.outer)])
+        moves = what.a_strides[len(self.outer) :]
+        stride = what.row_stride
+        pointers = [names.var("row") for _ in range(1 if stride is not None else rows)]
+        lets: list[Stmt] = [Let(pointer, start(q) + chunk) for q, pointer in enumerate(pointers)]
+        if stride is not None:
+            return lets, _Rows(self.direct, lambda q: pointers[0] + size_expr(stride * q), moves)
+        return lets, _Rows(self.direct, lambda q: pointers[q], moves)
+
+    def _stage(self, rows: int) -> _Rows:
+        """Scratch memory for `rows` rows of the innermost loops over k, spaced so that they do not collide in the cache."""
         stride = ceildiv(dim_product(self.inner), 16) * 16 + 16
-        wide = self.dtype if self.dtype.is_float else what.a.dtype
-        buffer = Buf(names.var("stage").name, wide, "local", stride * rows)
+        wide = self.dtype if self.dtype.is_float else self.what.a.dtype
+        buffer = Buf(self.names.var("stage").name, wide, "local", stride * rows)
+        return _Rows(buffer, lambda q: size_expr(stride * q), strides_of(self.inner))
+
+    def _copy(self, stage: _Rows, rows: Expr, first: Expr, place: _Task) -> Stmt:
+        """Copy (or compute) rows into scratch memory."""
+        what, names = self.what, self.names
         r = names.var("r")
         m = unravel(first + r, what.m)
-        moves = strides_of(self.inner)
+        stride = stage.start(1)
 
         def copy(outer: tuple[Expr, ...]) -> list[Stmt]:
             def element(offset: Expr, lane: Expr) -> Sequence[Stmt]:
                 k = (*outer, offset + lane)
                 value = self.reads.at(what.a, what.a_index(place.batch, m, (*place.chunk, *k)))
-                return [Store(buffer, r * size_expr(stride) + linear(k, moves), LOOPS.cast(value, wide))]
+                return [Store(stage.buffer, r * stride + linear(k, stage.moves), LOOPS.cast(value, stage.buffer.dtype))]
 
             return spread(names, self.inner[-1], 16, element)
 
-        statements.append(Alloc(buffer))
-        statements.append(For(r, const(rows), tuple(loops(names, self.inner[:-1], copy))))
-        return buffer, [const(q) * size_expr(stride) for q in range(rows)], moves
+        return For(r, rows, tuple(loops(names, self.inner[:-1], copy)))
+
+
+def _shifted(stage: _Rows, rows: Expr) -> tuple[list[Stmt], _Rows]:
+    """The rows from row `rows` on."""
+    return [], replace(stage, start=lambda q: (rows + q) * stage.start(1))
 
 
 @dataclass(frozen=True)
 class _Micro:
-    """The register tile of `rows` rows from `first`: where its operands lie, and the loops of one tile."""
+    """The register tile of `rows` rows from `first`: where its operands lie, and the loops of one tile.
+
+    slot_row: where among the sums of a whole tile theirs start.
+    """
 
     plan: _Contract
     rows: int
     first: Expr
-    buffer: Buf
-    base: Sequence[Expr]
-    moves: Sequence[Dim]
+    read: _Rows
     panel0: Expr
     place: _Task
     slot_row: Expr
@@ -277,58 +346,63 @@ class _Micro:
             """`element(sum, saved sum)` for every vector of sums."""
             i, j, lane = names.var("i"), names.var("j"), names.var("v")
             at = (i * vectors + j) * tile.lanes + lane
-            row = (place.tile * (size_expr(place.block) + 1) + panel + j // tile.vectors) * tile.rows + self.slot_row + i
-            slot = (row * tile.vectors + j % tile.vectors) * tile.lanes + lane
+            row = (panel * GROUP + place.tile) * tile.rows + self.slot_row + i
+            slot = (row * tile.vectors + j) * tile.lanes + lane
             vector = For(lane, const(tile.lanes), (element(at, slot),), "vector")
             return (For(i, const(rows), (For(j, const(vectors), (vector,), "unroll"),), "unroll"),)
 
+        ahead, hints = self._ahead(start, panel)
         zero = every(lambda at, slot: Store(acc, at, Const(0, plan.dtype)))
+        sums = self._sum(acc, vectors, start, hints)
         result = tuple(self._store(acc, vectors, panel, limit))
-        sums = place.sums
-        if sums is None:
-            return [*statements, *zero, *self._sum(acc, vectors, start), *result]
-        load = every(lambda at, slot: Store(acc, at, Load(sums, slot)))
-        save = every(lambda at, slot: Store(sums, slot, Load(acc, at)))
-        begin = If(place.first_chunk, zero, load)
-        return [*statements, begin, *self._sum(acc, vectors, start), If(place.last_chunk, result, save)]
+        saved = place.sums
+        if saved is None:
+            return [*statements, *zero, *ahead, *sums, *result]
+        load = every(lambda at, slot: Store(acc, at, Load(saved, slot)))
+        save = every(lambda at, slot: Store(saved, slot, Load(acc, at)))
+        return [*statements, If(place.first_chunk, zero, load), *ahead, *sums, If(place.last_chunk, result, save)]
 
-    def _sum(self, acc: Buf, vectors: int, start: Expr) -> list[Stmt]:
+    def _sum(self, acc: Buf, vectors: int, start: Expr, hints: Callable[[Expr, int], list[Stmt]]) -> list[Stmt]:
         """The loops over k."""
-        plan, unroll = self.plan, UNROLL_K if self.rows == self.plan.tile.rows else UNROLL_K // 2
-        panel_size, ahead = size_expr(plan.depth * plan.tile.width), self._ahead(start, unroll)
+        plan, read = self.plan, self.read
+        unroll = UNROLL_K if self.rows == plan.tile.rows else UNROLL_K // 2
+        rows = [read.start(q) for q in range(self.rows)]
+        panel_size = size_expr(plan.depth * plan.tile.width)
         return multiply_add(
-            plan.names, acc, plan.tile, vectors, self.buffer, self.base, self.moves, plan.panels, start, panel_size, plan.inner,
-            unroll, ahead,
+            plan.names, acc, plan.tile, vectors, read.buffer, rows, read.moves, plan.panels, start, panel_size, plan.inner, unroll,
+            lambda k: hints(k, unroll),
         )  # fmt: skip
 
-    def _ahead(self, start: Expr, unroll: int) -> Hints:
-        """Hints for what the next sweep over the rows reads of the panels: every tile asks for its share, so that the sweep finds
-        them in the second-level cache.  The result gives the hints of `unroll` steps from k.
+    def _ahead(self, start: Expr, panel: Expr) -> tuple[list[Stmt], Callable[[Expr, int], list[Stmt]]]:
+        """Hints for what is read of the panels after this: every tile asks for its share, so that it is in the second-level cache by
+        then.  The result: statements before the sum, and the hints of `unroll` steps from k.
         """
         plan, place = self.plan, self.place
-        tile, item = plan.tile, plan.what.packed.dtype.itemsize
-        depth = dim_product(plan.inner)
-        chunks = dim_product(plan.outer)
-        if isinstance(depth, DimExpr) or isinstance(chunks, DimExpr) or (place.blocks == 1 and chunks == 1):
-            return lambda k: []
-        total = dim_product(plan.what.m)
-        rows = evaluate_dim(total, dict.fromkeys(symbols_of(total), 1))  # with the least sizes: a batch of one
-        tiles = max(1, -(-rows // tile.rows))
-        needed = unroll * tile.width * item // LINE_BYTES  # lines that `unroll` steps read
-        lines = -(-needed // min(tiles, GROUP if plan.deep else tiles))
-        if lines > MOST_LINES:
-            return lambda k: []
-        share = binary("min", place.tile, const(-(-needed // lines)))
-        size = const(depth * tile.width)
-        block = (size_expr(place.block) * chunks - (chunks - 1)) * size  # from the last chunk to the next block's first
-        distance = block if chunks == 1 else LOOPS.where(place.last_chunk, block, size)
-        begin = start + distance
+        tile, item, depth = plan.tile, plan.what.packed.dtype.itemsize, dim_product(plan.inner)
+        if isinstance(depth, DimExpr) or (place.blocks == 1 and not plan.deep):
+            return [], lambda k, unroll: []
+        tiles = -(-plan.least // tile.rows)
+        if plan.deep:  # the next panel, then the first panel of the next chunk, then the next block
+            tiles = min(tiles, GROUP)
+            whole = size_expr(plan.depth * tile.width)
+            panels = plan._panels(place)
+            again = const(depth * tile.width) - (panels - 1) * whole
+            after = LOOPS.where(place.last_chunk, const(depth * tile.width), again)
+            distance = LOOPS.where(panel + 1 < panels, whole, after)
+        else:
+            distance = size_expr(place.block * depth * tile.width)
+        begin = plan.names.var("next")
 
-        def hints(k: Expr) -> list[Stmt]:
+        def hints(k: Expr, unroll: int) -> list[Stmt]:
+            needed = unroll * tile.width * item // LINE_BYTES  # lines that `unroll` steps read
+            lines = -(-needed // tiles)
+            if lines > MOST_LINES:
+                return []
+            share = binary("min", place.tile, const(-(-needed // lines)))
             line = (share * (depth // unroll) + k // unroll) * lines
             return [Prefetch(plan.panels, begin + (line + q) * (LINE_BYTES // item)) for q in range(lines)]
 
-        return hints
+        return [Let(begin, start + distance)], hints
 
     def _store(self, acc: Buf, vectors: int, panel: Expr, limit: Expr | None) -> list[Stmt]:
         """The epilogue on the sums, and the only store."""
@@ -359,13 +433,21 @@ class _Micro:
         return [For(i, const(self.rows), (For(j, const(vectors), (vector,), "unroll"),), "unroll")]
 
 
+def _split(k: tuple[Dim, ...], row: int) -> tuple[tuple[Dim, ...], tuple[Dim, ...]]:
+    """The k loops as those through chunks and those of one chunk, which is worth saving the sums for; `row`: bytes of a step of k."""
+    large = [n for n in range(1, len(k)) if least_size(dim_product(k[n:])) * row * 4 >= CHUNK_BYTES]
+    at = max(large, default=0)
+    return k[:at], k[at:]
+
+
 def _chunked(what: Contraction) -> Contraction:
-    """The contraction with a deep innermost k loop split, so that chunks of k can be summed one after another."""
-    inner = what.k[-1]
-    total = dim_product(what.k)
-    if not isinstance(inner, int) or inner <= CHUNK or not isinstance(total, int) or total < DEEP_STAGED:
+    """The contraction with its innermost k loop split where a panel is more than a block, so that it can be summed in chunks."""
+    inner, row = what.k[-1], what.packed.shape[-1] * what.packed.dtype.itemsize
+    depth = dim_product(what.k)
+    if not isinstance(inner, int) or not isinstance(depth, int) or not isinstance(row, int) or depth * row <= BLOCK_BYTES:
         return what
-    size = next((c for c in range(CHUNK, CHUNK // 4, -1) if inner % c == 0), inner)
+    most = CHUNK_BYTES // row
+    size = next((c for c in range(most, most // 4, -1) if inner % c == 0), inner)
     if size == inner:
         return what
     stride = what.a_strides[-1]

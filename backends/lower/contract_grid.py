@@ -54,7 +54,7 @@ class _Contract:
         self.dtype = compute_dtype(self.node.types[0].dtype)
         panel_width = self.what.packed.shape[-1]
         assert isinstance(panel_width, int)
-        self.tile: Tile = tile_for(target, self.dtype, panel_width)
+        self.tile: Tile = tile_for(self.node, target, panel_width)
         self.reads = access(body, self.params)
         buffers = dict(zip(body.inputs, self.params.inputs, strict=True))
         self.panels, self.direct = buffers[self.what.packed], buffers.get(self.what.a)

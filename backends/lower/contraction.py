@@ -6,21 +6,28 @@ pixel's window starts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ...ir.dims import Dim
+from ...ir.dims import Dim, dim_product, evaluate_dim, symbols_of
 from ...ir.errors import CodegenError
 from ...ir.graph import Graph, Node, Value, input_value
 from ...ir.loops import Expr, size_expr
 from ...ir.ops.registry import op_def
-from ...ir.types import DType
+from ...ir.scalar import compute_dtype
 from ..target import Target
 from .access import Index, broadcast_index, linear, strides_of
 from .collapse import collapse
 from .kernel import const
 
 GRID_LANES = 16  # threads of a block that compute neighbouring columns
+FEW_ROWS, MANY_ROWS = 8, 64  # fewer rows than this, if they may be more, count as so many
+ALIAS_BYTES, ALIAS_ROWS = 4096, 9  # rows this far apart share sets of the first-level cache, which hold so many and the panel
+MULTIPLY_ADD_CYCLES = 4  # before a sum can be used
+BLOCK_BYTES = 1 << 19  # of packed panels that one sweep over the rows reads: with the next, they fit the second-level cache
+L1_BYTES = 1 << 15  # of rows that stay in the first-level cache while the panels pass
+LOAD_COST = 0.02  # cycles that multiplying does not hide, for each row or vector that a step of k reads,
+FAR_COST = 0.06  # and for each row that has to come from the second-level cache
 
 
 @dataclass(frozen=True)
@@ -37,22 +44,69 @@ class Tile:
         return self.width // self.lanes
 
 
-def tile_for(target: Target, dtype: DType, columns: Dim) -> Tile:
-    """The register tile for an accumulator dtype: as many independent sums as the registers hold, two or three vectors wide."""
+def least_size(d: Dim) -> int:
+    """A size where every symbol is 1."""
+    return evaluate_dim(d, dict.fromkeys(symbols_of(d), 1))
+
+
+def tile_for(node: Node, target: Target, width: int | None = None) -> Tile:
+    """The register tile of a contraction: of those that the registers hold the one that needs the least time for its rows and columns.
+
+    Sizes that are not known count as one, but few rows as many: one kernel serves all batches.  width: of panels packed already.
+    """
+    a, b = node.inputs
+    if node.op == "conv":
+        columns: Dim = b.shape[0] // node.attrs.get("groups", 1)
+        rows = dim_product(node.types[0].shape) // b.shape[0]
+        row = a.shape[-1 if node.attrs.get("layout") == "channels_last" else 1]
+        steps, (*taps, across) = node.attrs["strides"][-1], b.shape[2:]
+    else:
+        columns, row = b.shape[-1], a.shape[-1]
+        rows = dim_product(a.shape[:-1] if b.type.rank == 2 else a.shape[-2:-1])
+        steps, taps, across = 1, (), 1
+    lanes = target.lanes(max(32, compute_dtype(node.types[0].dtype).bits))
     if target.kind == "gpu":  # of a block: `GRID_LANES` threads side by side, up to four columns each
         needed = -(-columns // GRID_LANES) if isinstance(columns, int) else 4
-        return Tile(64, GRID_LANES * (needed if needed <= 2 else 4), GRID_LANES)
-    lanes = target.lanes(max(32, dtype.bits))
-    spare = 3 if target.registers >= 32 else 2
-    vectors = 2
-    if isinstance(columns, int):
-        needed = -(-columns // lanes)
-        if needed == 1:
-            vectors = 1
-        elif needed % 3 == 0 and needed % 2:
-            vectors = 3
-    rows = min(14, (target.registers - spare - 1) // vectors) if target.registers >= 32 else (target.registers - spare - 1) // vectors
-    return Tile(max(1, rows), vectors * lanes, lanes)
+        return Tile(64, width or GRID_LANES * (needed if needed <= 2 else 4), GRID_LANES)
+    least = least_size(rows)
+    if least < FEW_ROWS and least != rows:
+        least = MANY_ROWS
+    vectors = -(-evaluate_dim(columns, dict.fromkeys(symbols_of(columns), MANY_ROWS)) // lanes)
+    aliased = row * a.dtype.itemsize % ALIAS_BYTES == 0
+    most = ALIAS_ROWS if aliased else target.registers
+    tiles = [t for t in _tiles(target.registers, most) if width in (None, t[1] * lanes)]
+    pixel = least_size(dim_product((*taps, row)) * a.dtype.itemsize)
+
+    def cost(tile: tuple[int, int]) -> tuple[float, int]:
+        """Cycles, and the larger tile of two that take the same."""
+        far = (tile[0] * steps + least_size(across) - 1) * pixel > L1_BYTES
+        if pixel * least_size(across) * tile[1] * lanes > BLOCK_BYTES:
+            far = False  # k runs in chunks
+        return _time(tile, least, vectors, FAR_COST if far else LOAD_COST), -tile[0] * tile[1]
+
+    height, wide = min(tiles, key=cost)
+    return Tile(height, wide * lanes, lanes)
+
+
+def _tiles(registers: int, most_rows: int) -> Iterator[tuple[int, int]]:
+    """(rows, vectors in a row) of tiles whose sums fit the registers beside a row of the second operand and an element of the first."""
+    for vectors in range(1, 5):
+        most = min(most_rows, (registers - vectors - 1) // vectors)
+        yield from ((rows, vectors) for rows in range(max(1, most - 3), most + 1))
+
+
+def _time(tile: tuple[int, int], rows: int, vectors: int, row_cost: float) -> float:
+    """Cycles for one step of k over all rows and vectors, by the ports of a core: two multiply-adds and two loads in a cycle."""
+    height, width = tile
+
+    def cycles(r: int, v: int) -> float:
+        return max(r * v / 2, (r + v) / 2, MULTIPLY_ADD_CYCLES) + LOAD_COST * v + row_cost * r if r and v else 0
+
+    def column(v: int) -> float:
+        rest = rows % height
+        return rows // height * cycles(height, v) + sum(cycles(1 << bit, v) for bit in range(height.bit_length()) if rest >> bit & 1)
+
+    return vectors // width * column(width) + column(vectors % width)
 
 
 @dataclass(frozen=True)

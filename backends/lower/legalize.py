@@ -15,7 +15,7 @@ from ...ir.graph import Graph, Node, Value, const_value, rewrite
 from ...ir.ops.registry import apply, op_def
 from ...ir.scalar import compute_dtype
 from ..target import Target
-from .contract import tile_for
+from .contraction import tile_for
 from .depthwise import is_depthwise
 
 
@@ -43,8 +43,7 @@ def _matmul(node: Node, inputs: tuple[Value, ...], target: Target) -> Value:
 
 def _packed(matrix: Value, node: Node, target: Target) -> Value:
     """[..., k, n] packed and read back.  Constants of narrow floats are widened once here, not at every use."""
-    n, narrow = matrix.shape[-1], matrix.dtype
-    width = tile_for(target, compute_dtype(node.types[0].dtype), n).width
+    n, narrow, width = matrix.shape[-1], matrix.dtype, tile_for(node, target).width
     wide = compute_dtype(narrow)
     if matrix.is_const and wide is not narrow:
         matrix = const_value(matrix.array.astype(wide.np), node.loc)

@@ -64,10 +64,10 @@ CASES = {
     "contract_any_depth": """graph g(%x: f32[1,k], %p: f32[k,8]) -> (%y) {
         %y = matmul(%x, %p)
     }""",
-    "contract_staged_where_rows_alias": """graph g(%x: f64[2,512], %p: f64[512,32]) -> (%y) {
+    "contract_fewer_rows_where_they_alias": """graph g(%x: f64[2,512], %p: f64[512,32]) -> (%y) {
         %y = matmul(%x, %p)
     }""",
-    "contract_staged_in_chunks_of_a_deep_sum": """graph g(%x: f32[1,1024], %p: f32[1024,64]) -> (%y) {
+    "contract_in_chunks_of_a_deep_sum": """graph g(%x: f32[13,16384], %p: f32[16384,16]) -> (%y) {
         %y = matmul(%x, %p)
     }""",
     "contract_columns_left": """graph g(%x: f32[1,2], %p: f32[2,21]) -> (%y) {
