@@ -1,7 +1,7 @@
 """LLVM instructions as text: typed SSA values, literals, operations and conversions, over scalars and vectors alike.
 
-What a number means is decided here: which rounding a conversion has, that integer division never traps, that bf16 is a 16-bit integer
-until it is widened.  Where values come from (loops, buffers) is `llvm.py`'s business.  No fast-math anywhere: `fma` is fused because
+What a number means is decided here: which rounding a conversion has, that integer division never traps, that bf16 and 8-bit floats are
+integers until they are widened, that a 4-bit integer is the lower half of a byte in memory and a whole one in registers.  Where values come from (loops, buffers) is `llvm.py`'s business.  No fast-math anywhere: `fma` is fused because
 it is written so, nothing else is.
 """
 
@@ -12,13 +12,20 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..ir.errors import CodegenError
-from ..ir.types import DType, bf16, bool_, f32, f64, i64, u32
+from ..ir.types import DType, bf16, bool_, f16, f32, f64, i8, i16, i64, u8, u32
 
 REGISTER_TYPES = {
     "f64": "double", "f32": "float", "f16": "half", "bf16": "i16", "i64": "i64", "i32": "i32", "i16": "i16", "i8": "i8",
-    "u64": "i64", "u32": "i32", "u16": "i16", "u8": "i8", "bool": "i1",
+    "u64": "i64", "u32": "i32", "u16": "i16", "u8": "i8", "bool": "i1", "f8e4m3": "i8", "f8e5m2": "i8", "i4": "i8", "u4": "i8",
 }  # fmt: skip
+
+
+# Bits of the fraction, bias of the exponent, the code of what is too large and that of NaN.
+_FLOAT8 = {"f8e4m3": (3, 7, 0x7F, 0x7F), "f8e5m2": (2, 15, 0x7C, 0x7E)}
+_BYTE = {"i": i8, "u": u8}  # what a 4-bit integer is in registers
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,8 @@ class Instructions:
             return f"0xH{struct.unpack('<H', struct.pack('<e', _to_f16(float(value))))[0]:04X}"
         if dtype.name == "bf16":
             return str(bf16_bits(float(value)))
+        if dtype.name in _FLOAT8:
+            return str(np.asarray(value, np.float32).astype(dtype.np).view(np.uint8))
         return str(int(value))
 
     def splat(self, v: Val, lanes: int) -> Val:
@@ -102,13 +111,25 @@ class Instructions:
         return self.define(f"shufflevector {vt} {first.text}, {vt} poison, <{lanes} x i32> zeroinitializer", v.dtype, lanes)
 
     def _from_memory(self, v: Val) -> Val:
+        if v.dtype.bits == 4:
+            return self._half_byte(v)
         if v.dtype is not bool_:
             return v
         vt = self.memory_type(bool_, v.lanes)
         zero = "zeroinitializer" if v.lanes else "0"
         return self.define(f"icmp ne {vt} {v.text}, {zero}", bool_, v.lanes)
 
+    def _half_byte(self, v: Val) -> Val:
+        """The lower half of a byte as a 4-bit integer."""
+        t = self.type(v.dtype, v.lanes)
+        four = self.splat(Val("4", v.dtype), v.lanes).text
+        upper = self.define(f"shl {t} {v.text}, {four}", v.dtype, v.lanes)
+        return self.define(f"{'ashr' if v.dtype.kind == 'i' else 'lshr'} {t} {upper.text}, {four}", v.dtype, v.lanes)
+
     def _to_memory(self, v: Val) -> Val:
+        if v.dtype.bits == 4:
+            lower = self.splat(Val("15", v.dtype), v.lanes).text
+            return self.define(f"and {self.type(v.dtype, v.lanes)} {v.text}, {lower}", v.dtype, v.lanes)
         if v.dtype is not bool_:
             return v
         if not v.lanes and v.text in ("true", "false"):
@@ -248,6 +269,18 @@ class Instructions:
         of, lanes = v.dtype, v.lanes
         if of is to:
             return v
+        if of.bits == 4:
+            return self.cast(Val(v.text, _BYTE[of.kind], lanes), to)
+        if to.bits == 4:
+            byte = _BYTE[to.kind]
+            if of.is_float:  # saturates
+                v = self.operation("max", [self.cast(v, byte), Val(str(to.min), byte)], byte)
+                return Val(self.operation("min", [v, Val(str(to.max), byte)], byte).text, to, lanes)
+            return self._half_byte(Val(self.cast(v, byte).text, to, lanes))
+        if of.name in _FLOAT8:
+            return self.cast(self._from_float8(v), to)
+        if to.name in _FLOAT8:
+            return self._to_float8(self._to_odd(v) if of is f64 else self.cast(v, f32), to)
         t, tt = self.type(of, lanes), self.type(to, lanes)
         zero = "zeroinitializer" if lanes else "0"
         if to is bool_:
@@ -306,6 +339,58 @@ class Instructions:
         move = self.define(f"and {self.type(bool_, lanes)} {inexact.text}, {even.text}", bool_, lanes)
         odd = self._select(move, self._select(above, down, up), bits)
         return self.define(f"bitcast {t} {odd.text} to {self.type(f32, lanes)}", f32, lanes)
+
+    def _from_float8(self, v: Val) -> Val:
+        """The f32 of an 8-bit float, by way of f16, which has room for all of them as normal or subnormal numbers."""
+        lanes, e5m2 = v.lanes, v.dtype.name == "f8e5m2"
+        wide, narrow = self.type(i16, lanes), self.type(v.dtype, lanes)
+
+        def constant(k: int) -> str:
+            return self.splat(Val(str(k), i16), lanes).text
+
+        bits = self.define(f"zext {narrow} {v.text} to {wide}", i16, lanes)
+        high = self.define(f"shl {wide} {bits.text}, {constant(8)}", i16, lanes)
+        if e5m2:  # the upper half of an f16
+            return self.cast(self.define(f"bitcast {wide} {high.text} to {self.type(f16, lanes)}", f16, lanes), f32)
+        rest = self.define(f"and {wide} {bits.text}, {constant(0x7F)}", i16, lanes)
+        moved = self.define(f"shl {wide} {rest.text}, {constant(7)}", i16, lanes)  # the exponent's bias is 15 there and 7 here
+        sign = self.define(f"and {wide} {high.text}, {constant(-0x8000)}", i16, lanes)
+        both = self.define(f"or {wide} {moved.text}, {sign.text}", i16, lanes)
+        scaled = self.cast(self.define(f"bitcast {wide} {both.text} to {self.type(f16, lanes)}", f16, lanes), f32)
+        number = self.operation("mul", [scaled, Val(self.literal(256.0, f32), f32)], f32)
+        is_nan = self.define(f"icmp eq {wide} {rest.text}, {constant(0x7F)}", bool_, lanes)
+        return self._select(is_nan, self.splat(Val(self.literal(math.nan, f32), f32), lanes), number)
+
+    def _to_float8(self, v: Val, to: DType) -> Val:
+        """Round f32 half to even; what is too large becomes infinite, or NaN where there is no infinity."""
+        lanes, wide = v.lanes, self.type(u32, v.lanes)
+        fraction, bias, largest, nan = _FLOAT8[to.name]
+
+        def op(opcode: str, a: Val, k: int) -> Val:
+            return self.define(f"{opcode} {wide} {a.text}, {self.splat(Val(str(k), u32), lanes).text}", u32, lanes)
+
+        def as_bits(x: Val) -> Val:
+            return self.define(f"bitcast {self.type(f32, lanes)} {x.text} to {wide}", u32, lanes)
+
+        all_bits = as_bits(v)
+        size = op("and", all_bits, 0x7FFFFFFF)
+        drop = 23 - fraction
+        last = op("and", op("lshr", size, drop), 1)
+        nudged = self.define(f"add {wide} {op('add', size, (1 << drop - 1) - 1).text}, {last.text}", u32, lanes)
+        normal = op("sub", op("lshr", nudged, drop), 127 - bias << fraction)
+        # below the least normal number: adding 2**k leaves as many bits as are wanted, rounded
+        magic = 2.0 ** (24 - bias - fraction)
+        magnitude = self.intrinsic("fabs", [v], f32)
+        counted = as_bits(self.operation("add", [magnitude, Val(self.literal(magic, f32), f32)], f32))
+        subnormal = op("sub", counted, struct.unpack("<I", struct.pack("<f", magic))[0])
+        small = op("icmp ult", size, 128 - bias << 23)
+        code = self._select(Val(small.text, bool_, lanes), subnormal, normal)
+        code = self.operation("min", [code, Val(str(largest), u32)], u32)
+        unordered = op("icmp ugt", size, 0x7F800000)
+        code = self._select(Val(unordered.text, bool_, lanes), self.splat(Val(str(nan), u32), lanes), code)
+        sign = op("and", op("lshr", all_bits, 24), 0x80)
+        signed = self.define(f"or {wide} {code.text}, {sign.text}", u32, lanes)
+        return self.define(f"trunc {wide} {signed.text} to {self.type(to, lanes)}", to, lanes)
 
     def _to_bf16(self, v: Val) -> Val:
         """Round to nearest even on the upper half of the bits; NaN stays NaN."""

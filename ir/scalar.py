@@ -19,7 +19,7 @@ import numpy as np
 
 from . import transcendental as _t
 from .loops import Bitcast, Cast, Const, Expr, Op, Scalar, binary, unary
-from .types import DType, bool_, dtype_of, f32, f64
+from .types import DType, bool_, dtype_of, f32, f64, i8, u8
 
 
 class LoopScalars:
@@ -172,7 +172,10 @@ class NumpyScalars:
 
     def cast(self, x: Any, dtype: DType) -> Any:
         x = np.asarray(x)
-        if dtype.is_int and x.dtype.kind in "fV" or (dtype.is_int and dtype_of(x.dtype).is_float):
+        of = dtype_of(x.dtype)
+        if of.bits == 4:  # ml_dtypes has no way from one 4-bit type to the other
+            x = x.astype(compute_dtype(of).np)
+        if dtype.is_int and of.is_float:
             wide = np.nan_to_num(x.astype(np.float64), nan=0.0, posinf=np.inf, neginf=-np.inf)
             top = float(np.nextafter(np.float64(dtype.max), 0)) if dtype.bits == 64 else float(dtype.max)
             exact = np.clip(np.trunc(wide), float(dtype.min), top)
@@ -214,9 +217,9 @@ for _name in "exp log sin cos tan asin acos atan sinh cosh tanh asinh acosh atan
 LOOPS = LoopScalars()
 NUMPY = NumpyScalars()
 
-COMPUTE = {"f16": f32, "bf16": f32, "f8e4m3": f32, "f8e5m2": f32}
+COMPUTE = {"f16": f32, "bf16": f32, "f8e4m3": f32, "f8e5m2": f32, "i4": i8, "u4": u8}
 
 
 def compute_dtype(dtype: DType) -> DType:
-    """The dtype in which arithmetic on `dtype` is done: f32 for narrower floats (each result is rounded back), else itself."""
+    """The dtype in which arithmetic on `dtype` is done: f32 for narrower floats (each result is rounded back), 8 bits for 4, else itself."""
     return COMPUTE.get(dtype.name, dtype)

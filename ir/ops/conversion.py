@@ -57,6 +57,12 @@ def _cast_samples(rng: np.random.Generator) -> Iterable[Sample]:
             if to != "u8" or (x >= 0).all():  # what negative floats become as unsigned is said by Cast, integers wrap
                 yield Sample((x,), {"to": DTYPES[to]})
     yield Sample((np.array([np.nan, np.inf, -np.inf, 3e9, -3e9, 0.5], np.float32),), {"to": DTYPES["i32"]})
+    for name in ("f8e4m3", "f8e5m2", "i4", "u4"):
+        x = rng.integers(0 if name == "u4" else -8, 8, (3, 17)).astype(np.float32)
+        for to in ("f32", "f16", "i8", "u8" if name == "u4" else "i64", "bool"):
+            yield Sample((x.astype(DTYPES[name].np),), {"to": DTYPES[to]})
+        for source in (np.float32, np.float64, np.int32):
+            yield Sample(((x * 3 if name != "u4" else x).astype(source),), {"to": DTYPES[name]})
 
 
 @pointwise(dtype=_to, samples=_cast_samples)
@@ -101,6 +107,9 @@ def _quantize_samples(rng: np.random.Generator) -> Iterable[Sample]:
         zero = np.asarray(3, DTYPES[to].np)
         yield Sample((x, np.asarray(0.25, np.float32), zero), {"to": DTYPES[to]})
         yield Sample((x, rng.uniform(0.1, 0.5, (4, 1)).astype(np.float32), np.full((4, 1), zero)), {"to": DTYPES[to]})
+    for to in ("i4", "u4", "f8e4m3", "f8e5m2"):
+        zero = np.asarray(2 if DTYPES[to].is_int else 0, DTYPES[to].np)
+        yield Sample(((rng.standard_normal((4, 21)) * 3).astype(np.float32), np.asarray(0.5, np.float32), zero), {"to": DTYPES[to]})
 
 
 @pointwise(dtype=_quantize_dtype, samples=_quantize_samples)
@@ -121,10 +130,10 @@ def _dequantize_dtype(types: Types, **attrs: Any) -> DType:
 
 
 def _dequantize_samples(rng: np.random.Generator) -> Iterable[Sample]:
-    for name in ("i8", "u8", "i16", "i32"):
-        q = rng.integers(0, 100, (4, 21)).astype(DTYPES[name].np)
+    for name in ("i8", "u8", "i16", "i32", "i4", "u4", "f8e4m3", "f8e5m2"):
+        q = rng.integers(0, 8 if DTYPES[name].bits == 4 else 100, (4, 21)).astype(DTYPES[name].np)
         yield Sample((q, np.asarray(0.25, np.float32), np.asarray(7, q.dtype)))
-        yield Sample((q, rng.uniform(0.1, 0.5, (4, 1)).astype(np.float32), rng.integers(0, 9, (4, 1)).astype(q.dtype)))
+        yield Sample((q, rng.uniform(0.1, 0.5, (4, 1)).astype(np.float32), rng.integers(0, 8, (4, 1)).astype(q.dtype)))
 
 
 @pointwise(dtype=_dequantize_dtype, samples=_dequantize_samples)

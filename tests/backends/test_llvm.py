@@ -41,7 +41,8 @@ from .native import LANES, computed, execute, same_bits
 
 FLOATS = [DTYPES[n] for n in ("f64", "f32", "f16")]  # f16 never computes, but may
 INTEGERS = [DTYPES[n] for n in ("i64", "i32", "i16", "i8", "u64", "u32", "u16", "u8")]
-DTYPES_IN_REGISTERS = [*FLOATS, DTYPES["bf16"], *INTEGERS, bool_]
+NARROW = [DTYPES[n] for n in ("bf16", "f8e4m3", "f8e5m2", "i4", "u4")]  # never compute
+DTYPES_IN_REGISTERS = [*FLOATS, *NARROW, *INTEGERS, bool_]
 COUNT = 70  # four vectors and a rest
 
 COMPARISONS = ("lt", "le", "eq", "ne")
@@ -64,6 +65,8 @@ def operands(dtype: DType, seed: int) -> np.ndarray:
         with np.errstate(over="ignore"):
             values = np.concatenate([edges, rng.standard_normal(COUNT - len(edges)) * 10 ** rng.uniform(-3, 6, COUNT - len(edges))])
             return rng.permutation(values).astype(dtype.np)
+    if dtype.bits == 4:
+        return rng.integers(dtype.min, dtype.max, COUNT, endpoint=True).astype(dtype.np)
     edges = [0, 1, 2, dtype.max, dtype.max - 1, dtype.min, dtype.min + 1, dtype.bits - 1, dtype.bits, dtype.bits + 1]
     edges += [-1, -2, -dtype.bits] if dtype.kind == "i" else []
     values = [*edges, *rng.integers(dtype.min, dtype.max, COUNT - len(edges), dtype.np, endpoint=True).tolist()]
@@ -411,3 +414,19 @@ REFUSED = {
 def test_malformed_loops_are_refused(text: str):
     with pytest.raises(CodegenError, match=text):
         emit_kernel(LoopFunction("k", (Y,), 0, ("n",), (For(Var("t"), const(1), (REFUSED[text],)),)), "k")
+
+
+@both
+@pytest.mark.parametrize("name", ["f8e4m3", "f8e5m2"])
+def test_every_8_bit_float_widens_and_every_step_between_two_rounds(name: str, vector: bool):
+    """Half-way points too, and what lies just beside them, from subnormal to too large."""
+    dtype = DTYPES[name]
+    codes = np.arange(256, dtype=np.uint8).view(dtype.np)
+    assert_same(["widened"], computed(lambda i, a: [Cast(Load(a, i), f32)], [codes], 256, vector))
+    finite = np.sort(codes.astype(np.float32)[np.isfinite(codes.astype(np.float32))])
+    middles = (finite[1:] + finite[:-1]) / 2
+    top = finite[-1] * np.float32(1 + 1 / 16)  # half-way between the largest and what would follow, or near
+    values = np.concatenate([middles, [top, -top, 464, 61440, 1e30, -1e30, np.inf, -np.inf, np.nan]]).astype(np.float32)
+    values = np.concatenate([values, np.nextafter(values, np.float32(np.inf)), np.nextafter(values, np.float32(-np.inf))])
+    values = values[(np.abs(values) >= np.finfo(np.float32).tiny) | (values == 0) | np.isnan(values)]  # subnormals are flushed
+    assert_same(["rounded"], computed(lambda i, a: [Cast(Load(a, i), dtype)], [values], values.size, vector))
