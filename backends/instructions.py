@@ -1,8 +1,8 @@
 """LLVM instructions as text: typed SSA values, literals, operations and conversions, over scalars and vectors alike.
 
 What a number means is decided here: which rounding a conversion has, that integer division never traps, that bf16 and 8-bit floats are
-integers until they are widened, that a 4-bit integer is the lower half of a byte in memory and a whole one in registers.  Where values come from (loops, buffers) is `llvm.py`'s business.  No fast-math anywhere: `fma` is fused because
-it is written so, nothing else is.
+integers until they are widened, that a 4-bit integer is the lower half of a byte in memory and a whole one in registers.  Where values
+come from (loops, buffers) is `llvm.py`'s business.  No fast-math anywhere: `fma` is fused because it is written so, nothing else is.
 """
 
 from __future__ import annotations

@@ -221,5 +221,5 @@ COMPUTE = {"f16": f32, "bf16": f32, "f8e4m3": f32, "f8e5m2": f32, "i4": i8, "u4"
 
 
 def compute_dtype(dtype: DType) -> DType:
-    """The dtype in which arithmetic on `dtype` is done: f32 for narrower floats (each result is rounded back), 8 bits for 4, else itself."""
+    """The dtype in which arithmetic on `dtype` is done: f32 for narrower floats (each result is rounded back), a byte for 4 bits."""
     return COMPUTE.get(dtype.name, dtype)

@@ -345,8 +345,8 @@ class ModelImporter:
             except Untracked:
                 pass
         importer = importer_of(domain, node.op_type, version)
-        if importer is not None:
-            result = guarded(importer, site, operands)
+        result = guarded(importer, site, operands) if importer is not None else NotImplemented
+        if result is not NotImplemented:
             results = list(result) if isinstance(result, tuple) else [result]
             return [Tensor(r) if isinstance(r, Value) else UNKNOWN if r is None else r for r in results]
         body = schema_function(domain, version, node, given, operands)

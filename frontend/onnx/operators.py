@@ -1,6 +1,7 @@
 """Imports every file of importers, so that each registers its own."""
 
 from . import (
+    ops_attention,
     ops_contrib,
     ops_control,
     ops_math,
@@ -17,6 +18,7 @@ from . import (
 )
 
 MODULES = (
+    ops_attention,
     ops_contrib,
     ops_control,
     ops_math,

@@ -10,6 +10,7 @@ import numpy as np
 from ...ir.errors import ModelError, UnsupportedOp
 from ...ir.graph import Value
 from ...ir.types import f32, u8
+from .ops_attention import heads_of, joined_heads
 from .ops_nn import conv, gemm, layer_normalization, matrix_product, rms_normalization
 from .ops_quant import aligned, dynamically_quantized, integer_matmul, quantized
 from .registry import Operand, Site, Tensor, onnx_op
@@ -113,22 +114,12 @@ def skip_layer_norm(n: Site, x: Tensor, skip: Tensor, scale: Tensor, *rest: Oper
 # attention
 
 
-def heads_of(n: Site, x: Value, heads: int) -> Value:
-    """[batch, sequence, heads * size] -> [batch, heads, sequence, size]."""
-    batch, length, width = x.shape
-    if not isinstance(width, int) or width % heads:
-        raise ModelError(f"{width} columns do not divide into {heads} heads")
-    return n.transpose(n.reshape(x, (batch, length, heads, width // heads)), (0, 2, 1, 3))
-
-
 def attended(n: Site, q: Value, k: Value, v: Value, bias: Value | None, causal: bool) -> Value:
     """softmax(q k^T * scale + bias) v over heads, joined again to [batch, sequence, heads * size]."""
     size = q.shape[3]
     scale = n.number("scale") or (1 / math.sqrt(size) if isinstance(size, int) else 1.0)
     operands = (q, k, v) if bias is None else (q, k, v, bias)
-    y = n.apply("attention", *operands, scale=scale, causal=causal)
-    batch, heads, length, width = y.shape
-    return n.reshape(n.transpose(y, (0, 2, 1, 3)), (batch, length, heads * width))
+    return joined_heads(n, n.apply("attention", *operands, scale=scale, causal=causal))
 
 
 def padding_bias(n: Site, mask: Operand, like: Value) -> Value | None:

@@ -275,7 +275,10 @@ TRACKED: dict[str, Importer] = {}
 
 
 def onnx_op(*names: str, since: int = 1, domain: str = "") -> Callable[[Importer], Importer]:
-    """Register an importer for operators of a domain, from opset `since` on."""
+    """Register an importer for operators of a domain, from opset `since` on.
+
+    It gives values, or NotImplemented where the operator's function body in the standard is to be imported instead.
+    """
 
     def register(f: Importer) -> Importer:
         for name in names:
