@@ -22,12 +22,17 @@ from typing import Any
 import numpy as np
 
 from ..ir.errors import OctavoError
+from .artifact import load
 from .contender import RUNTIMES
 from .machine import Machine, describe_machine
 from .progress import report
 
 PEERS = tuple(name for name in RUNTIMES if name != "octavo")
 WARM_UP_S = 0.2
+# What keeps a peer to the instructions of a target.  onnxruntime knows no such limit and takes the best that the processor has.
+LIMITS = {
+    "x86-64-v3": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+}
 THREAD_VARIABLES = ("OCTAVO_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -77,10 +82,12 @@ def bench(
     seconds: float = 3.0,
     rounds: int = 7,
     realtime: bool = False,
+    target: str = "native",
 ) -> BenchReport:
     """Measure a saved artifact, and `against` peers the ONNX file that it was made from; `seconds` of running for each of them.
 
     realtime: at real-time priority where permitted, so that other work on the machine disturbs little.
+    target: what the artifact was compiled for; peers are kept to the instructions of `LIMITS` for it.
 
     Raises OctavoError when Octavo's own process fails, when there is no such peer, or none of the peers is installed or runs.
     """
@@ -91,13 +98,15 @@ def bench(
         raise OctavoError("a comparison needs the ONNX file: other runtimes cannot read an artifact")
     with tempfile.TemporaryDirectory(prefix="octavo-bench-") as folder:
         feeds_file = Path(folder) / "feeds.npz"
-        np.savez(feeds_file, allow_pickle=False, **dict(feeds))
+        ordered = {spec.name: feeds[spec.name] for spec in load(artifact).inputs if spec.name in feeds}  # some peers go by position
+        np.savez(feeds_file, allow_pickle=False, **{**ordered, **feeds})
         running: dict[str, _Contender] = {}
         failures: dict[str, str] = {}
         try:
             for name in ("octavo", *against):
                 report(f"load in {name}")
-                contender = _Contender(name, artifact if name == "octavo" else Path(onnx or ""), feeds_file, threads, realtime)
+                path = artifact if name == "octavo" else Path(onnx or "")
+                contender = _Contender(name, path, feeds_file, threads, realtime, LIMITS.get(target, {}))
                 running[name] = contender
                 try:
                     contender.load()
@@ -124,11 +133,11 @@ def bench(
 class _Contender:
     """The parent's end of a `contender` process."""
 
-    def __init__(self, name: str, model: Path, feeds: Path, threads: int, realtime: bool):
+    def __init__(self, name: str, model: Path, feeds: Path, threads: int, realtime: bool, limits: Mapping[str, str]):
         self.name = name
         self.rounds: list[list[float]] = []
         self.facts: dict[str, Any] = {}
-        environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
+        environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads)), **limits}
         package = __name__.rpartition(".")[0]
         command = [sys.executable, "-m", f"{package}.contender", name, str(model), str(feeds), str(threads)]
         command.append("realtime" if realtime else "normal")

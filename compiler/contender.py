@@ -2,7 +2,7 @@
 
 The process is pinned to as many cores as it has threads, at real-time priority if asked and permitted.  It reads commands and
 writes answers as JSON lines; whatever a library prints goes to stderr.  Loading means from the file to a callable, without the import
-of the runtime itself.
+of the runtime itself; torch.compile compiles at the first run.  Peers compute in float32 and run at their fastest setting.
 
     {"do": "load"}                 -> {"version": "1.32.0", "load_ms": 12.1, "first_ms": 3.0, "scheduling": "normal priority, core 0"}
     {"do": "run", "seconds": 0.5}  -> {"ms": [2.1, 2.0, ...]}
@@ -14,10 +14,13 @@ from __future__ import annotations
 import json
 import os
 import resource
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -67,11 +70,45 @@ def _openvino(threads: int) -> tuple[str, Opener]:
     return openvino.__version__.split("-")[0], open_model
 
 
+def _iree(threads: int) -> tuple[str, Opener]:
+    from iree import compiler, runtime  # pyright: ignore[reportMissingImports]
+    from iree.compiler.version import VERSION  # pyright: ignore[reportMissingImports]
+
+    driver = "local-sync" if threads == 1 else "local-task"
+
+    def open_model(path: str) -> Run:
+        with tempfile.TemporaryDirectory(prefix="octavo-iree-") as folder:
+            text = str(Path(folder) / "model.mlir")
+            subprocess.run([sys.executable, "-m", "iree.compiler.tools.import_onnx", path, "-o", text], check=True)
+            options = ["--iree-llvmcpu-target-cpu=host", "--iree-opt-level=O3"]
+            code: Any = compiler.compile_file(text, input_type="onnx", target_backends=["llvm-cpu"], extra_args=options)
+        module = runtime.load_vm_flatbuffer(code, driver=driver)
+        (name,) = (n for n in module.vm_module.function_names if "$" not in n and not n.startswith("__"))
+        return lambda feeds: [np.asarray(y) for y in _as_tuple(module[name](*feeds.values()))]
+
+    return VERSION, open_model
+
+
+def _torch(threads: int) -> tuple[str, Opener]:
+    import torch  # pyright: ignore[reportMissingImports]
+
+    from .onnx_torch import open_compiled
+
+    torch.set_num_threads(threads)
+    return torch.__version__.split("+")[0], open_compiled
+
+
 RUNTIMES: dict[str, Callable[[int], tuple[str, Opener]]] = {
     "octavo": _octavo,
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
+    "torch": _torch,
+    "iree": _iree,
 }
+
+
+def _as_tuple(results: Any) -> tuple[Any, ...]:
+    return tuple(results) if isinstance(results, tuple | list) else (results,)
 
 
 def _serve(runtime: str, model: str, feeds_file: str, threads: int, scheduling: str) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ...compiler.bench import PEERS
-from ...compiler.cli.options import standard
+from ...compiler.cli.options import standard, target_option
 from ...compiler.cli.terminal import Terminal, table
 from ...compiler.files import replacing
 from ...compiler.machine import available_cores
@@ -30,14 +30,15 @@ PARTS = 100  # of a case, in which progress is counted
 
 @click.command()
 @click.option("--only", multiple=True, metavar="NAME", help="Measure this model alone, and write nothing; may be repeated.")
-@click.option("--against", default="", metavar="NAME,NAME", help=f"Peers: {', '.join(PEERS)}; default: those installed.")
+@click.option("--against", default="", metavar="NAME,NAME", help=f"Peers: {', '.join(PEERS)}; default: those installed but iree.")
 @click.option("--seconds", type=click.FloatRange(0.01), default=1.0, show_default=True, help="Running time for each runtime and model.")
 @click.option(
     "--output", type=click.Path(path_type=Path), help=f"Folder of the results; default: {RESULTS.parent.name}/{RESULTS.name}."
 )
+@target_option
 @standard
 @click.pass_context
-def main(ctx: click.Context, only: tuple[str, ...], against: str, seconds: float, output: Path | None) -> None:
+def main(ctx: click.Context, only: tuple[str, ...], against: str, seconds: float, output: Path | None, target: str) -> None:
     """Measure the zoo and the real models beside other runtimes, with one thread and with two, and Octavo's own floor figures."""
     terminal = ctx.ensure_object(Terminal)
     peers = tuple(name.strip() for name in against.split(",") if name.strip()) or installed_peers()
@@ -52,7 +53,7 @@ def main(ctx: click.Context, only: tuple[str, ...], against: str, seconds: float
             for k, name in enumerate(names):
                 with _part(name, k, total):
                     try:
-                        outcomes += measure(name, peers, threads, seconds)
+                        outcomes += measure(name, peers, threads, seconds, target)
                     except OctavoError as e:
                         failures[name] = str(e)
             if not only:

@@ -21,6 +21,8 @@ from .. import zoo
 from ..feeds import feeds as real_feeds
 from ..fetch import fetch, models
 
+ON_REQUEST = ("iree",)  # peers that take several times as long as the others: never the fastest
+ONE_THREAD = ("torch",)  # peers that compile for so long, and for each number of threads anew, that one number has to do
 BATCHED = {"mlp x64": ("mlp", 64)}  # a name of ours: (model of the zoo, batch)
 
 
@@ -55,22 +57,24 @@ def case_names() -> tuple[str, ...]:
 
 
 def installed_peers() -> tuple[str, ...]:
-    return tuple(name for name in PEERS if importlib.util.find_spec(name) is not None)
+    """Those that are measured unless others are asked for."""
+    return tuple(name for name in PEERS if name not in ON_REQUEST and importlib.util.find_spec(name) is not None)
 
 
-def measure(name: str, peers: Sequence[str], threads: Sequence[int], seconds: float) -> list[Outcome]:
-    """A model at each number of threads.  Raises OctavoError where it cannot be fetched, compiled or run."""
+def measure(name: str, peers: Sequence[str], threads: Sequence[int], seconds: float, target: str = "native") -> list[Outcome]:
+    """A model, compiled for a target, at each number of threads.  Raises OctavoError where it cannot be fetched, compiled or run."""
     with tempfile.TemporaryDirectory(prefix="octavo-speed-") as folder:
         onnx, feeds, origin = _model(name, Path(folder))
         artifact = Path(folder) / "model.octavo"
-        compile(onnx, progress=report).save(artifact)
+        compile(onnx, target=target, progress=report).save(artifact)
         model = load(artifact)
         arena = model.workspace_bytes(*(feeds[spec.name].shape for spec in model.inputs)) / 1e6
         weights = (artifact / "weights.bin").stat().st_size / 1e6
         del model
         outcomes = []
         for count in threads:
-            found = bench(artifact, feeds, onnx=onnx, against=peers, threads=count, seconds=seconds, realtime=True)
+            beside = [p for p in peers if count == 1 or p not in ONE_THREAD]
+            found = bench(artifact, feeds, onnx=onnx, against=beside, threads=count, seconds=seconds, realtime=True, target=target)
             outcomes.append(Outcome(name, origin, found, weights, arena))
         return outcomes
 

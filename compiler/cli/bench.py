@@ -65,7 +65,7 @@ def command(
     \b
     octavo bench model.octavo --size batch=8
     octavo bench model.onnx --against onnxruntime --threads 2
-    octavo bench model.onnx --against onnxruntime,openvino --json
+    octavo bench model.onnx --against onnxruntime,openvino,torch --json
     octavo bench model.onnx --profile --trace trace.json
     """
     if wants_profile or trace:
@@ -102,6 +102,7 @@ def command(
             seconds=seconds,
             rounds=rounds,
             realtime=realtime,
+            target=target,
         )
     _warn(terminal, result.machine)
     for name, reason in result.failures.items():
