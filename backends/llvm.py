@@ -132,6 +132,8 @@ class Emitter(Instructions):
     def _emit(self, e: Expr, base: bool) -> Val:
         match e:
             case Op():
+                if e.name == "floordiv" and self.vector is not None and not base and self.stride(e) == 0:
+                    return self.value(e, base=True)
                 return self.operation(e.name, [self._known(a, base) or self.value(a, base) for a in e.args], e.dtype)
             case Const():
                 return Val(self.literal(e.value, e.dtype), e.dtype)
@@ -171,7 +173,7 @@ class Emitter(Instructions):
         assert self.vector is not None
         key = (id(index), id(self.vector.var))
         if key not in self._coefficients:
-            self._coefficients[key] = coefficient(index, self.vector.var)
+            self._coefficients[key] = coefficient(index, self.vector.var, self.vector.lanes)
         c = self._coefficients[key]
         return int(c.value) if isinstance(c, Const) else None
 

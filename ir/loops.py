@@ -11,6 +11,7 @@ element offset into a `Buf`.  Statements are a small closed set.  Nothing here s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, Union
@@ -412,14 +413,17 @@ def children(e: Expr) -> tuple[Expr, ...]:
     return ()
 
 
-def coefficient(e: Expr, var: Var) -> Expr | None:
-    """c where e == c * var + (something without var), or None where e is not affine in var."""
+def coefficient(e: Expr, var: Var, count: int = 0) -> Expr | None:
+    """c where e == c * var + (something without var), or None where e is not known to be affine in var.
+
+    count: `var` is known to run over 0..count only, 0 for no such knowledge; then (16 * k + var) // 32 is affine for a count of 16.
+    """
     if e is var:
         return Const(1, i64)
     if isinstance(e, Const | Sym | Var):
         return Const(0, i64)
     if isinstance(e, Op) and e.name in ("add", "sub", "mul"):
-        a, b = (coefficient(x, var) for x in e.args)
+        a, b = (coefficient(x, var, count) for x in e.args)
         if a is None or b is None:
             return None
         if e.name != "mul":
@@ -430,7 +434,28 @@ def coefficient(e: Expr, var: Var) -> Expr | None:
         if za:
             return binary("mul", e.args[0], b)
         return binary("mul", a, e.args[1]) if zb else None
-    return None if depends(e, var) else Const(0, i64)
+    if not depends(e, var):
+        return Const(0, i64)
+    if count and isinstance(e, Op) and e.name in ("floordiv", "mod"):
+        x, by = e.args
+        moves = coefficient(x, var, count)
+        if isinstance(moves, Const) and moves.value == 1 and isinstance(by, Const):
+            together = math.gcd(_factor(x, var), int(by.value))  # elements from each multiple of this share their quotient
+            if count <= together:
+                return Const(int(e.name == "mod"), i64)
+    return None
+
+
+def _factor(e: Expr, var: Var) -> int:
+    """A number that divides the expression where var is 0; 0 where it is 0 then."""
+    if e is var:
+        return 0
+    if isinstance(e, Const):
+        return int(e.value)
+    if isinstance(e, Op) and e.name in ("add", "sub", "mul"):
+        a, b = (_factor(x, var) for x in e.args)
+        return a * b if e.name == "mul" else math.gcd(a, b)
+    return 1
 
 
 def _is_zero(e: Expr) -> bool:
