@@ -1,10 +1,13 @@
-/* Runs a compiled model from C: c_runner MODEL.so WEIGHTS REQUEST RESPONSE.
+/* Runs a compiled model from C: c_runner MODEL.so WEIGHTS REQUEST RESPONSE [CALLS].  With CALLS it then runs it so many times more
+   and prints the nanoseconds that each took.
    A request is the counts of inputs and outputs (two int32), then the tensors, inputs first: dtype, rank (int32), dims, bytes
    (int64), and for an input its data.  The response is the outputs in the same form, with data.  Built against the model.h of any
    artifact: only the part that all models share is used, through the names without the model's own. */
+#define _POSIX_C_SOURCE 200809L
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "model.h"
 
@@ -26,6 +29,12 @@ static void *aligned(int64_t bytes) {
 }
 
 static void take(void *to, size_t bytes, FILE *file) { CHECK(fread(to, 1, bytes, file) == bytes, "the request is cut short"); }
+
+static double now_ns(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (double)now.tv_sec * 1e9 + (double)now.tv_nsec;
+}
 
 static int64_t read_tensor(octavo_tensor *t, FILE *file) {
   int64_t bytes;
@@ -49,7 +58,7 @@ static int64_t size_of(int32_t dtype) {
 }
 
 int main(int argc, char **argv) {
-  CHECK(argc == 5, "usage: c_runner MODEL.so WEIGHTS REQUEST RESPONSE");
+  CHECK(argc == 5 || argc == 6, "usage: c_runner MODEL.so WEIGHTS REQUEST RESPONSE [CALLS]");
   void *library = dlopen(argv[1], RTLD_NOW | RTLD_LOCAL);
   CHECK(library, "%s", dlerror());
   load_f *load = (load_f *)dlsym(library, "octavo_load");
@@ -77,8 +86,16 @@ int main(int argc, char **argv) {
   CHECK(status == OCTAVO_OK, "load: %s", text(status));
   status = workspace_size(handle, inputs, counts[0], NULL, &bytes);
   CHECK(status == OCTAVO_OK, "workspace_size: %s", text(status));
-  status = run(handle, inputs, counts[0], outputs, counts[1], aligned(bytes), bytes, NULL);
+  void *workspace = aligned(bytes);
+  status = run(handle, inputs, counts[0], outputs, counts[1], workspace, bytes, NULL);
   CHECK(status == OCTAVO_OK, "run: %s", text(status));
+  if (argc == 6) {
+    long calls = strtol(argv[5], NULL, 10);
+    CHECK(calls > 0, "%s is not a number of calls", argv[5]);
+    double start = now_ns();
+    for (long k = 0; k < calls; k++) run(handle, inputs, counts[0], outputs, counts[1], workspace, bytes, NULL);
+    printf("%f\n", (now_ns() - start) / (double)calls);
+  }
 
   FILE *response = fopen(argv[4], "wb");
   CHECK(response, "cannot write %s", argv[4]);

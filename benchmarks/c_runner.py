@@ -52,6 +52,15 @@ class CRunner:
         _run([found, *FLAGS, f"-I{artifact}", str(SOURCE), "-o", self.command[-1], "-ldl"])
 
     def __call__(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        self._start(feeds)
+        return self._read((self.folder / "response").read_bytes())
+
+    def seconds(self, feeds: Mapping[str, np.ndarray], calls: int) -> float:
+        """The time of one call, of so many one after another."""
+        return float(self._start(feeds, str(calls))) / 1e9
+
+    def _start(self, feeds: Mapping[str, np.ndarray], *options: str) -> str:
+        """Run the program; what it prints."""
         arrays = [np.asarray(feeds[spec.name], order="C") for spec in self.inputs]
         sizes: dict[str, int] = {}
         for spec, array in zip(self.inputs, arrays, strict=True):
@@ -67,16 +76,8 @@ class CRunner:
                 shape = [int(str(substitute(d, sizes))) if not symbols_of(d) - set(sizes) else 0 for d in spec.dims]
                 nbytes = 0 if spec.defined else int(np.prod(shape, dtype=np.int64)) * spec.type.itemsize
                 file.write(_head(spec.dtype, shape, nbytes))
-        _run(
-            [
-                *self.command,
-                str(self.artifact / "model.so"),
-                str(self.artifact / "weights.bin"),
-                str(request),
-                str(response),
-            ]
-        )
-        return self._read(response.read_bytes())
+        files = (self.artifact / "model.so", self.artifact / "weights.bin", request, response)
+        return _run([*self.command, *map(str, files), *options])
 
     def _read(self, data: bytes) -> list[np.ndarray]:
         results, at = [], 0
@@ -93,7 +94,8 @@ def _head(dtype: str, shape: tuple[int, ...] | list[int], nbytes: int) -> bytes:
     return struct.pack(f"=ii{len(shape)}qq", DTYPE_CODES[dtype], len(shape), *shape, nbytes)
 
 
-def _run(command: list[str]) -> None:
+def _run(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise OctavoError(f"{Path(command[0]).name} failed with exit code {done.returncode}: {done.stderr.strip()[-500:]}")
+    return done.stdout

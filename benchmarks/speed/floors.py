@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -16,19 +17,23 @@ import numpy as np
 
 from ...backends.cpu.peak import Peaks
 from ...backends.target import find_target
-from ...compiler.driver import compile
+from ...compiler.driver import compile, compile_native
 from ...compiler.machine import pinned
+from ...compiler.profile import profile
 from ...compiler.progress import report
 from ...frontend.tracing import spec, trace
 from ...ir import ops
 from ...ir.errors import OctavoError
-from ...ir.graph import Value
+from ...ir.graph import Graph, Value
 from .. import zoo
+from ..c_runner import CRunner
 from .cases import export_zoo
 
 COMPILED = "resnet50"
-STAGES = 4  # steps that `measure_floors` reports
+STAGES = 5  # steps that `measure_floors` reports
 CALLS = 2000
+C_CALLS = 200_000
+TEN_OPS_INPUT = np.ones((1, 4), np.float32)
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,8 @@ class Floors:
     """peak_gflops: one core's measured f32 multiply-adds; matmul_share: what the 1024^3 matmul reaches of it, side by side.
 
     compile_s: the time of `compile` for the ONNX file of `COMPILED`, in a new process with an empty object cache; cached_s: again.
-    call_us: a Python call of a compiled graph of ten small ops.
+    call_us: a Python call of a compiled graph of ten small ops; c_call_us: a call of it from C, NaN without a C compiler; kernel_us: of
+    which its kernels.
     """
 
     peak_gflops: float
@@ -45,6 +51,8 @@ class Floors:
     compile_s: float
     cached_s: float
     call_us: float
+    c_call_us: float
+    kernel_us: float
     scheduling: str
 
 
@@ -55,11 +63,14 @@ def measure_floors(rounds: int = 9) -> Floors:
         pairs = _matmul(rounds)
         report("calls of ten ops", 1, STAGES)
         call_us = _call_us(rounds)
+        report("calls of ten ops from C", 2, STAGES)
+        c_call_us = _c_call_us(rounds)
+        kernel_us = profile(compile_native(_ten_ops_graph()), {"x": TEN_OPS_INPUT}, seconds=0.2).kernel_us
     with tempfile.TemporaryDirectory(prefix="octavo-speed-") as folder:
-        report(f"compile {COMPILED}", 2, STAGES)
+        report(f"compile {COMPILED}", 3, STAGES)
         onnx = export_zoo(COMPILED, Path(folder))
         cold = _compile_seconds(onnx, Path(folder) / "cache")
-        report(f"compile {COMPILED} from the cache", 3, STAGES)
+        report(f"compile {COMPILED} from the cache", 4, STAGES)
         cached = _compile_seconds(onnx, Path(folder) / "cache")
     return Floors(
         peak_gflops=statistics.median(peak for _, peak in pairs),
@@ -68,6 +79,8 @@ def measure_floors(rounds: int = 9) -> Floors:
         compile_s=cold,
         cached_s=cached,
         call_us=call_us,
+        c_call_us=c_call_us,
+        kernel_us=kernel_us,
         scheduling=scheduling,
     )
 
@@ -99,16 +112,29 @@ def ten_ops(x: Value) -> Value:
     return ops.softmax(x, axis=1)
 
 
+def _ten_ops_graph() -> Graph:
+    return trace(ten_ops, spec("f32", ("batch", 4)))
+
+
 def _call_us(rounds: int) -> float:
-    model = compile(trace(ten_ops, spec("f32", ("batch", 4))), threads=1)
-    x = np.ones((1, 4), np.float32)
+    model = compile(_ten_ops_graph(), threads=1)
     each = []
     for _ in range(rounds):
         start = time.perf_counter()
         for _ in range(CALLS):
-            model(x)
+            model(TEN_OPS_INPUT)
         each.append((time.perf_counter() - start) / CALLS * 1e6)
     return statistics.median(each)
+
+
+def _c_call_us(rounds: int) -> float:
+    with tempfile.TemporaryDirectory(prefix="octavo-speed-") as folder:
+        compile(_ten_ops_graph()).save(Path(folder) / "ten.octavo")
+        try:
+            program = CRunner(Path(folder) / "ten.octavo", Path(folder))
+        except OctavoError:
+            return math.nan
+        return statistics.median(program.seconds({"x": TEN_OPS_INPUT}, C_CALLS) for _ in range(rounds)) * 1e6
 
 
 def _compile_seconds(onnx: Path, cache: Path) -> float:

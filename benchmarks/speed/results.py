@@ -156,6 +156,7 @@ def _floors(results: Results, floors: Floors) -> Section:
         (f"compile {COMPILED}, empty cache", f"{floors.compile_s:.1f} s"),
         (f"compile {COMPILED}, from the object cache", f"{floors.cached_s:.2f} s"),
         ("a call of a ten-op graph from Python", f"{floors.call_us:.1f} us"),
+        ("a call of a ten-op graph from C, of which its kernels", f"{floors.c_call_us:.2f} us, {floors.kernel_us:.2f} us"),
     ]
     alone, beside = ({o.name: o.ours.median_ms for o in results.at(t)} for t in (1, 2))
     for name in SCALED:

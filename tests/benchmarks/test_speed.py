@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from octavo.benchmarks.c_runner import CRunner
 from octavo.benchmarks.speed.__main__ import main
 from octavo.benchmarks.speed.cases import Outcome, case_names, geomean
 from octavo.benchmarks.speed.chart import as_svg
 from octavo.benchmarks.speed.floors import Floors, ten_ops
 from octavo.benchmarks.speed.results import Results, as_json, as_markdown
 from octavo.compiler.bench import BenchReport, Measured
+from octavo.compiler.driver import compile
 from octavo.compiler.machine import describe_machine
 from octavo.frontend.tracing import spec, trace
+from octavo.ir.errors import OctavoError
 
 
 def measured(runtime: str, ms: float, ratio: float) -> Measured:
@@ -30,7 +35,7 @@ def outcome(name: str, threads: int, *peers: tuple[str, float]) -> Outcome:
     return Outcome(name, "zoo", report, 10.0, 2.0)
 
 
-FLOORS = Floors(200.0, 180.0, 0.9, 7.5, 0.25, 4.5, "core 0")
+FLOORS = Floors(200.0, 180.0, 0.9, 7.5, 0.25, 4.5, 0.6, 0.2, "core 0")
 
 
 @pytest.fixture
@@ -56,6 +61,7 @@ def test_the_page_has_machine_versions_spread_and_floors(results: Results) -> No
     assert describe_machine().cpu in text
     assert "octavo 1.0, onnxruntime 1.0, openvino 1.0" in text
     assert "180 GFLOP/s, 90% of the peak" in text
+    assert "| 0.60 us, 0.20 us |" in text
     assert "| two threads on resnet50 | 1.00 times as fast as one |" in text
     assert "warning: lost was not measured: no network" in text
 
@@ -94,3 +100,14 @@ def test_an_unknown_model_is_named_with_those_there_are() -> None:
     assert done.exit_code == 1
     assert "there is no benchmark 'alexnet'" in done.stderr
     assert "mlp x64" in case_names()
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_calls_from_c_are_timed_and_give_the_result(tmp_path: Path) -> None:
+    model = compile(trace(ten_ops, spec("f32", ("batch", 4))))
+    model.save(tmp_path / "ten.octavo")
+    program, feeds = CRunner(tmp_path / "ten.octavo", tmp_path), {"x": np.ones((2, 4), np.float32)}
+    assert program.seconds(feeds, 10) > 0
+    assert np.array_equal(program(feeds)[0], model(feeds["x"]))
+    with pytest.raises(OctavoError, match="0 is not a number of calls"):
+        program.seconds(feeds, 0)
