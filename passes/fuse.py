@@ -17,7 +17,7 @@ from ..ir.ops.registry import op_def
 from .expand import expand
 
 ROW_COMPOSITES = frozenset({"softmax", "log_softmax", "layer_norm", "rms_norm", "log_sum_exp"})
-UNPACK = frozenset({"unpack_panels", "unpack_taps"})
+UNPACK = frozenset({"unpack_panels", "unpack_taps", "unpack_winograd"})
 LIMIT = 48  # nodes in one body
 COSTLY = frozenset(
     [

@@ -41,7 +41,7 @@ from ..target import Target
 from .access import Access, Index, in_memory, linear, strides_of, unravel
 from .contraction import BLOCK_BYTES, Contraction, contraction, contraction_of, epilogue, least_size, tile_for
 from .kernel import Params, access, const, function, loops, parameters, spread
-from .micro import multiply_add
+from .micro import LINE_BYTES, multiply_add
 
 UNROLL_K = 8  # steps of k that a whole tile takes in a row, a tile of fewer rows half of them
 CHUNK_BYTES = 36 << 10  # of a panel for one chunk of k: they stay in the first-level cache
@@ -50,7 +50,6 @@ SUMS_BYTES = 1 << 19  # of sums that wait between chunks
 TASKS = 8  # that a kernel has at least, if it can, so that some threads find enough to even out
 STAGED_PANELS = 4  # a row that is staged should be multiplied by at least so many panels: fewer took up to 1.4 times as long
 FEW_ROWS_SUMS = 8  # vectors of sums that hide the latency of a multiply-add
-LINE_BYTES = 64
 MOST_LINES = 4  # asked for in advance in one group of steps: more would crowd out the loads that are needed now
 
 

@@ -13,10 +13,13 @@ import numpy as np
 from ...ir.dims import Dim
 from ...ir.graph import Graph, Node, Value, const_value, rewrite
 from ...ir.ops.registry import apply, op_def
+from ...ir.ops.winograd import winograd_kernels
 from ...ir.scalar import compute_dtype
 from ..target import Target
 from .contraction import tile_for
 from .depthwise import is_depthwise
+from .winograd import winograd_width
+from .winograd_choice import winograd_tile
 
 
 def legalize(graph: Graph, target: Target) -> Graph:
@@ -38,17 +41,17 @@ def legalize(graph: Graph, target: Target) -> Graph:
 
 def _matmul(node: Node, inputs: tuple[Value, ...], target: Target) -> Value:
     a, b = inputs
-    return Node("matmul", (a, _packed(b, node, target)), node.attrs, node.types, node.loc).outputs[0]
+    return Node("matmul", (a, _packed(b, tile_for(node, target).width, node.loc)), node.attrs, node.types, node.loc).outputs[0]
 
 
-def _packed(matrix: Value, node: Node, target: Target) -> Value:
+def _packed(matrix: Value, width: int, loc: str) -> Value:
     """[..., k, n] packed and read back.  Constants of narrow floats are widened once here, not at every use."""
-    n, narrow, width = matrix.shape[-1], matrix.dtype, tile_for(node, target).width
+    n, narrow = matrix.shape[-1], matrix.dtype
     wide = compute_dtype(narrow)
     if matrix.is_const and wide is not narrow:
-        matrix = const_value(matrix.array.astype(wide.np), node.loc)
-    unpacked = apply("unpack_panels", _folded("pack_panels", matrix, node.loc, width=width), columns=n, loc=node.loc)
-    return unpacked if unpacked.dtype is narrow else apply("cast", unpacked, to=narrow, loc=node.loc)
+        matrix = const_value(matrix.array.astype(wide.np), loc)
+    unpacked = apply("unpack_panels", _folded("pack_panels", matrix, loc, width=width), columns=n, loc=loc)
+    return unpacked if unpacked.dtype is narrow else apply("cast", unpacked, to=narrow, loc=loc)
 
 
 def _conv(node: Node, inputs: tuple[Value, ...], target: Target) -> Value:
@@ -62,6 +65,9 @@ def _conv(node: Node, inputs: tuple[Value, ...], target: Target) -> Value:
         attrs["layout"] = "channels_last"
     if is_depthwise(node):
         w = apply("unpack_taps", _folded("pack_taps", w, loc), loc=loc)
+    elif tile := winograd_tile(node, target):
+        at_points = const_value(winograd_kernels(w.array, tile), loc)
+        w = apply("unpack_winograd", _packed(at_points, winograd_width(w.shape[0], target), loc), tile=tile, loc=loc)
     else:
         if any(p != (0, 0) for p in attrs["pads"]):
             low = (0, *(p[0] for p in attrs["pads"]), 0)
@@ -93,7 +99,7 @@ def _packed_weights(w: Value, node: Node, target: Target) -> Value:
     for k in kernel:
         depth = depth * k
     shape = (groups, depth, per_group) if groups > 1 else (depth, per_group)
-    matrix = _packed(_folded("reshape", taps_first, loc, shape=shape), node, target)
+    matrix = _packed(_folded("reshape", taps_first, loc, shape=shape), tile_for(node, target).width, loc)
     back = apply("reshape", matrix, shape=(groups, *kernel, i, per_group), loc=loc)
     ordered = apply("transpose", back, perm=(0, spatial + 2, spatial + 1, *range(1, 1 + spatial)), loc=loc)
     return apply("reshape", ordered, shape=w.shape, loc=loc)

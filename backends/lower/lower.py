@@ -13,15 +13,17 @@ from .depthwise import is_depthwise, lower_depthwise
 from .map import lower_map
 from .opaque import lower_opaque
 from .row import lower_row
+from .winograd import is_winograd, lower_winograd
 
 LANES = 16  # elements that map and row loops handle at once, on every target: partial sums are then the same everywhere
 
 
 def template(body: Graph) -> str:
-    """The template that computes a kernel: contract, depthwise, row, opaque or map."""
+    """The template that computes a kernel: contract, depthwise, winograd, row, opaque or map."""
     kinds = {op_def(n.op).kind for n in body.nodes}
     if "contraction" in kinds:
-        return "depthwise" if is_depthwise(contraction_of(body)) else "contract"
+        node = contraction_of(body)
+        return "depthwise" if is_depthwise(node) else "winograd" if is_winograd(node) else "contract"
     if "reduction" in kinds:
         return "row"
     return "opaque" if "opaque" in kinds else "map"
@@ -35,6 +37,8 @@ def lower(body: Graph, target: Target) -> LoopFunction:
             return lower_contract_grid(body, target) if grid else lower_contract(body, target)
         case "depthwise":
             return lower_depthwise(body, LANES, grid)
+        case "winograd":
+            return lower_winograd(body, target)
         case "row":
             return lower_row(body, LANES, grid)
         case "opaque":

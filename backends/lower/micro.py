@@ -14,6 +14,7 @@ from .access import linear, strides_of
 from .contraction import Tile
 from .kernel import const, loops
 
+LINE_BYTES = 64  # of a cache line
 Hints = Callable[[Expr], list[Stmt]]  # what stands before a group of steps from k
 
 
@@ -65,7 +66,7 @@ def multiply_add(
 def _unrolled(names: Names, size: Dim, unroll: int, step: Callable[[Expr], list[Stmt]], before: Hints) -> list[Stmt]:
     """A serial loop over 0..size, some steps at a time; `before` stands once before each group of steps."""
     if isinstance(size, int) and size <= 2 * unroll:
-        return [s for k in range(size) for s in step(const(k))]
+        return [*before(const(0)), *(s for k in range(size) for s in step(const(k)))]
     q, u = names.var("k"), names.var("u")
     extent = size_expr(size)
     steps = For(u, const(unroll), tuple(step(q * unroll + u)), "unroll")

@@ -29,6 +29,7 @@ from . import (
     scatter,
     selection,
     sorting,
+    winograd,
 )
 from .operators import Operand, build
 from .registry import OPS, op_def
@@ -52,6 +53,7 @@ MODULES = (
     scatter,
     sorting,
     selection,
+    winograd,
 )  # importing them registers their ops
 
 

@@ -167,6 +167,8 @@ def conv(
     for position in np.ndindex(*kernel):
         starts = [p * d for p, d in zip(position, dilations, strict=True)]
         part = x[(..., *(slice(a, a + max(0, (n - 1) * t + 1), t) for a, n, t in zip(starts, sizes, strides, strict=True)))]
-        total += weights[(slice(None), slice(None), slice(None), *position)] @ part.reshape(x.shape[0], groups, w.shape[1], -1)
+        total += weights[(slice(None), slice(None), slice(None), *position)] @ part.reshape(
+            x.shape[0], groups, w.shape[1], math.prod(sizes)
+        )
     result = _rounded(total.reshape(x.shape[0], w.shape[0], *sizes), result_dtype)
     return np.ascontiguousarray(np.moveaxis(result, 1, -1)) if layout == "channels_last" else result

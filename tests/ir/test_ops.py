@@ -63,8 +63,15 @@ def test_results_are_of_the_inferred_types(definition, sample):
         assert all(d == n for d, n in zip(value.shape, result.shape, strict=True) if isinstance(d, int))
 
 
-# axes whose size an op must know: features that define its scale, the depth of indices, corners of boxes, panels
-KNOWN_AXES = {"attention": (-1,), "gather_nd": (-1,), "scatter_nd": (-1,), "nms": (-1,), "unpack_panels": (-3, -1)}
+# axes whose size an op must know: features that define its scale, the depth of indices, corners of boxes, panels, points
+KNOWN_AXES = {
+    "attention": (-1,),
+    "gather_nd": (-1,),
+    "scatter_nd": (-1,),
+    "nms": (-1,),
+    "unpack_panels": (-3, -1),
+    "unpack_winograd": (-3,),
+}
 
 
 def symbolic(name, types):

@@ -104,6 +104,19 @@ def test_depthwise_weights_are_taps_by_channels_and_padding_stays():
     ]
 
 
+def test_winograd_weights_are_packed_position_by_position_and_padding_stays():
+    graph = legal(f"graph g(%x: f32[n,32,8,8]) -> (%y) {{\n%y = conv(%x, {weights(20, 32, 3, 3)}, {CONV})\n}}")
+    assert shape_of(graph) == [
+        "input f32[n,32,8,8]",
+        "transpose f32[n,8,8,32]",
+        "const f32[36,1,32,24]",
+        "unpack_panels f32[36,32,20]",
+        "unpack_winograd f32[20,32,3,3]",
+        "conv f32[n,7,8,20]",
+        "transpose f32[n,20,7,8]",
+    ]
+
+
 def test_a_channel_multiplier_makes_groups_of_it():
     graph = legal(f"graph g(%x: f32[n,3,4,5]) -> (%y) {{\n%y = conv(%x, {weights(6, 1, 1, 2)}, {CONV}, groups=3)\n}}")
     assert "unpack_panels f32[3,2,2]" in shape_of(graph)

@@ -24,6 +24,7 @@ UNSAYABLE = {  # ops that ONNX at opset 21 has no way to write
     "unpack_panels": "a layout of the CPU backend",
     "pack_taps": "a layout of the CPU backend",
     "unpack_taps": "a layout of the CPU backend",
+    "unpack_winograd": "a layout of the CPU backend",
 }
 PADDED = {"nonzero", "compress", "bind_size"}  # equal only up to the count, which bind_size cuts by
 SAMPLED = [name for name, op in OPS.items() if op.samples is not None and name not in UNSAYABLE and name not in PADDED]
