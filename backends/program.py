@@ -237,7 +237,7 @@ class _Planner:
 
     def _source(self, v: Value) -> Value:
         """The value whose memory a view names."""
-        while v.node.op == "reshape":
+        while v.node.op in ("reshape", "after"):
             v = v.node.inputs[0]
         return v
 
@@ -319,7 +319,7 @@ class _Planner:
                     steps += self._loop(node, targets)
                 case "bind_size":
                     steps += self._bind(node)
-                case "input" | "const" | "variable" | "reshape":
+                case "input" | "const" | "variable" | "reshape" | "after":
                     pass
                 case _:
                     raise UnsupportedOp(f"{node!r} cannot be compiled")

@@ -435,6 +435,11 @@ def bind_size(w: Writer, node: Node, x: list[str]) -> str:
     return bound
 
 
+@exports("after")
+def after(w: Writer, node: Node, x: list[str]) -> str:
+    return w.one("Identity", x[0])
+
+
 # control flow
 
 

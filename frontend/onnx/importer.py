@@ -19,7 +19,9 @@ from onnx import AttributeProto, GraphProto, NodeProto
 
 from ...ir.dims import Dim, DimExpr, check_sizes, parse_dim, substitute, symbol, symbols_of
 from ...ir.errors import ModelError, OctavoError, ShapeError, UnsupportedOp
-from ...ir.graph import Graph, Node, Value, const_value, input_value
+from ...ir.graph import Graph, Node, Value, const_value, input_value, topological
+from ...ir.ops.registry import apply
+from ...ir.order import mentioned
 from ...ir.types import TensorType
 from . import operators as _operators  # noqa: F401  (registers the importers)
 from .files import element_type, message_name, read_model, sparse_to_array, tensor_shape, to_array
@@ -234,7 +236,8 @@ class ModelImporter:
             if out is not UNKNOWN and not isinstance(out, Tensor):
                 self.refuse(message_name(info, "?"), "output", "a sequence or optional cannot leave the model")
         self.fail_if_unsupported()
-        return Graph(proto.name or "model", tuple(values), tuple(t.value for t in outputs), tuple(o.name for o in proto.output))
+        results = _with_counts([t.value for t in outputs], values, scope)
+        return Graph(proto.name or "model", tuple(values), tuple(results), tuple(o.name for o in proto.output))
 
     def refuse(self, node: str, op: str, reason: str, hint: str = "") -> None:
         self.report.append(Unsupported(node, op, reason, hint))
@@ -422,6 +425,22 @@ def guarded(importer: Importer, site: Site, operands: list[Any]) -> Any:
         return importer(site, *operands)
     except (TypeError, ValueError, IndexError, KeyError, AttributeError, OverflowError, ZeroDivisionError) as e:
         raise ModelError(f"its {len(operands)} inputs or its attributes do not fit the operator ({e})") from e
+
+
+def _with_counts(outputs: list[Value], inputs: Sequence[Value], scope: Scope) -> list[Value]:
+    """The outputs; the first also waits for what counts a size that a node mentions without reading it, as after Shape of NonZero."""
+    while outputs:
+        nodes = topological((*inputs, *outputs))
+        known = {s for v in inputs for d in v.shape for s in symbols_of(d)} | {n.attrs["symbol"] for n in nodes if n.op == "bind_size"}
+        missing = {s for n in nodes for s in mentioned(n)} - known
+        if not missing:
+            break
+        everything = topological(t.value for t in scope.names.values() if isinstance(t, Tensor) and t.contents is None)
+        definers = {n.attrs["symbol"]: n.outputs[0] for n in everything if n.op == "bind_size" and n.attrs["symbol"] in missing}
+        if not definers:
+            break
+        outputs = [apply("after", outputs[0], *definers.values()), *outputs[1:]]
+    return outputs
 
 
 Model = str | os.PathLike[str] | bytes | onnx.ModelProto

@@ -235,3 +235,30 @@ register(
         doc="The first count[0] elements along `axis`, whose size is from now on the new symbol; count is i64[1].",
     )
 )
+
+
+def _infer_after(types: Types) -> Types:
+    if not types:
+        raise ShapeError("takes a value, and others that are computed before it is given")
+    return types[:1]
+
+
+def _after(evaluate: Evaluate, env: Mapping[str, int], x: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
+    return (x,)
+
+
+def _after_samples(rng: np.random.Generator) -> Iterable[Sample]:
+    for dtype in (np.float32, np.int8):
+        yield Sample((np.ones((5, 7), dtype), np.arange(3)))
+
+
+register(
+    OpDef(
+        "after",
+        "control",
+        _infer_after,
+        reference=_after,
+        samples=_after_samples,
+        doc="The first operand; the others are computed too: a size that one of them defines may be mentioned where none is read.",
+    )
+)

@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from octavo.compiler.driver import compile
 from octavo.frontend.onnx import symbolic as sym
 from octavo.ir.dims import dim_max, floordiv, symbol
 from octavo.ir.errors import UnsupportedOp
@@ -148,3 +149,13 @@ def test_what_symbols_leave_open_is_not_tracked() -> None:
         sym.equal(N, 3)
     assert sym.equal(N, -1) is False
     assert sym.equal(N, N) is True
+
+
+def test_a_count_of_which_only_the_size_is_used_is_computed_all_the_same() -> None:
+    graph = imported(
+        "(float[n] x, float[m] w) => (float[k] y) { z = NonZero(x) s = Shape<start=1>(z) e = Shape(w) y = Slice(w, s, e) }"
+    )
+    assert ops(graph)[-1] == "after"
+    x, w = np.array([1, 0, 1, 0, 1], np.float32), np.arange(6, dtype=np.float32)
+    np.testing.assert_array_equal(run(graph, x=x, w=w)[0], [3, 4, 5])
+    np.testing.assert_array_equal(compile(graph).executable.run([x, w])[0], [3, 4, 5])
