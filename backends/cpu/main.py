@@ -5,20 +5,22 @@
 
 `main` evaluates the sizes and offsets that depend on symbols, then runs the steps in order.  The workspace holds the arena and,
 after it, each worker's scratch memory.  Where a check fails it returns Status.SIZES, and the word after the last of `sizes` is the
-address of a text that names the node.
+address of a text that names the node.  The workspace's size is -1 where it is more than can be addressed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from ...ir.dims import Dim, dim_max
+from ...ir.dims import Atom, Dim, DimExpr, dim_max
 from ...ir.loops import size_expr
-from ...ir.types import bool_, i64
+from ...ir.types import bool_, f64, i64
 from ..instructions import Val, string_constant
 from ..llvm import Emitter
 from ..program import ALIGN, Branch, Check, Copy, Define, Kernel, Loop, Place, Program, Ref, SetIndex, Step
 from ..runtime.status import Status
+
+ADDRESSABLE = 1 << 47  # bytes
 
 
 class MainEmitter(Emitter):
@@ -74,6 +76,27 @@ class MainEmitter(Emitter):
         """Bytes of scratch memory for each worker."""
         up = self.define(f"add i64 {self.dim(self.scratch).text}, {ALIGN - 1}", i64)
         return self.define(f"and i64 {up.text}, {-ALIGN}", i64)
+
+    def magnitude(self, d: Dim) -> Val:
+        """An f64 that is at least |d| and any partial result of it; unlike these it cannot wrap around."""
+        total = Val(self.literal(0.0, f64), f64)
+        for monomial, coefficient in d.terms if isinstance(d, DimExpr) else (((), d),):
+            term = Val(self.literal(abs(float(coefficient)), f64), f64)
+            for atom in monomial:
+                term = self.operation("mul", [term, self._atom_magnitude(atom)], f64)
+            total = self.operation("add", [total, term], f64)
+        return total
+
+    def _atom_magnitude(self, atom: Atom) -> Val:
+        match atom.op:
+            case "symbol":
+                return self.cast(self.symbols[atom.args[0]], f64)
+            case "floordiv":
+                return self.magnitude(atom.args[0])
+            case "mod":
+                return self.magnitude(atom.args[1])
+            case _:
+                return self.operation("add", [self.magnitude(a) for a in atom.args], f64)
 
     def address_of(self, ref: Ref) -> str:
         place = ref.place
@@ -280,12 +303,17 @@ def emit_main(
     room.put("%count = sext i32 %workers to i64")
     room.put(f"%each = mul i64 %count, {room.scratch_stride().text}")
     room.put(f"%total = add i64 %each, {size.text}")
+    whole = Val(room.literal(0.0, f64), f64)
+    for d in sorted({p.nbytes for p in program.below if isinstance(p.nbytes, DimExpr)} | {scratch}, key=str):
+        whole = room.operation("add", [whole, room.magnitude(d)], f64)
+    fits = room.operation("lt", [whole, Val(room.literal(float(ADDRESSABLE), f64), f64)], bool_)
+    room.put(f"%needed = select i1 {fits.text}, i64 %total, i64 -1")
     text += [
         f"define i64 @{prefix}_workspace(ptr %sizes, i32 %workers) {{",
         "entry:",
         *room.entry,
         *room.lines,
-        "  ret i64 %total",
+        "  ret i64 %needed",
         "}",
         "",
     ]

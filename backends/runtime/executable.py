@@ -192,7 +192,7 @@ class Executable:
         table = (ctypes.c_int64 * (len(sizes) + len(signature.defined) + 1))(*sizes)
         workspace = int(self._workspace(ctypes.addressof(table), self.threads))
         if not 0 <= workspace < _LARGEST:
-            raise ShapeError(f"model {signature.name!r} would need {workspace} bytes of workspace for inputs {shapes}")
+            raise ShapeError(f"model {signature.name!r} would need more workspace than can be addressed for inputs {shapes}")
         plan = _Plan(sizes, tuple(outputs), workspace)
         if len(self._plans) >= _PLANS:
             self._plans.clear()

@@ -138,6 +138,15 @@ def test_sizes_beyond_memory_are_refused():
         model.executable.run([np.zeros(4000, np.float32)])
 
 
+def test_a_workspace_whose_size_would_wrap_around_is_refused():
+    """An array without elements may have axes of any size, whose product with themselves exceeds 64 bits."""
+    x = given("x", "f32", "n", "m")
+    graph = Graph("huge", (x,), (ops.sort(ops.matmul(x, ops.transpose(x, perm=(1, 0))), axis=0)[0][:1, :1],))
+    model = octavo.compile(graph, threads=1)
+    with pytest.raises(ShapeError, match="model 'huge' would need more workspace than can be addressed"):
+        model.executable.run([np.empty((1 << 32, 0), np.float32)])
+
+
 def test_an_unknown_target():
     x = given("x", "f32", 2)
     with pytest.raises(TargetError, match=f"there is no target 'x86-64-v9'; known: native, {', '.join(TARGETS)}"):
