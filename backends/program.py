@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -28,6 +28,8 @@ from .lower.sizes import plain_sizes
 
 ALIGN = 64
 NOMINAL = 64  # what a symbol counts when the layout of the arena is chosen; any value is correct
+ATTEMPTS = 16  # at a layout of the arena; the models known to need more than one needed at most 13
+PLACED = 1 << 14  # places put in all attempts together
 LARGEST = 1 << 40  # nominal bytes of a value: sums of these fit 64 bits
 
 
@@ -484,7 +486,7 @@ def _moving(ref: Ref, loop: int, stride: Dim, length: Dim, reverse: bool) -> Ref
 def _layout(places: Sequence[Place]) -> tuple[dict[Place, tuple[Place, ...]], int | None]:
     """Which places each one lies directly above, and the size of the arena.
 
-    Greedy by size (Pisarchyk and Lee, "Efficient memory management for deep neural net inference", 2020), on nominal sizes.
+    Greedy (as in Pisarchyk and Lee, "Efficient memory management for deep neural net inference", 2020), on nominal sizes.
     """
     start = _nominal_offsets(places)
     above = _directly_above(places, start)
@@ -496,9 +498,39 @@ def _layout(places: Sequence[Place]) -> tuple[dict[Place, tuple[Place, ...]], in
 
 
 def _nominal_offsets(places: Sequence[Place]) -> dict[Place, int]:
-    """Where each place lies if symbols have nominal values: in the lowest gap between those placed before that live beside it."""
+    """Where each place lies if symbols have nominal values, in an arena hardly larger than what lives at one time.
+
+    The order in which places are put is all that there is to find: at first by bytes times steps; then whichever ended at the top, so
+    that it alone made the arena larger, goes first, until nothing is wasted or after some attempts, of which the best counts.
+    """
     sizes = {d: _nominal(d) for d in {p.nbytes for p in places}}
-    order = sorted(places, key=lambda p: (-sizes[p.nbytes], p.first))
+    order = sorted(places, key=lambda p: (-sizes[p.nbytes] * (p.last - p.first + 1), p.first))
+    least = _largest_live(order, sizes)
+    best: dict[Place, int] = {}
+    best_size = -1
+    for _ in range(max(1, min(ATTEMPTS, PLACED // max(1, len(order))))):
+        starts = _stacked(order, sizes)
+        ends = [start + sizes[p.nbytes] for start, p in zip(starts, order, strict=True)]
+        size = max(ends, default=0)
+        if best_size < 0 or size < best_size:
+            best, best_size = dict(zip(order, starts, strict=True)), size
+        if size <= least:
+            break
+        order.insert(0, order.pop(ends.index(size)))
+    return best
+
+
+def _largest_live(places: Sequence[Place], sizes: Mapping[Dim, int]) -> int:
+    """The most bytes that live at one step: no arena is smaller."""
+    changes: dict[int, int] = {}
+    for p in places:
+        changes[p.first] = changes.get(p.first, 0) + sizes[p.nbytes]
+        changes[p.last + 1] = changes.get(p.last + 1, 0) - sizes[p.nbytes]
+    return max(accumulate(changes[step] for step in sorted(changes)), default=0)
+
+
+def _stacked(order: Sequence[Place], sizes: Mapping[Dim, int]) -> list[int]:
+    """The start of each place, put one by one into the lowest gap between those before it that live beside it."""
     first, last = (np.array([getattr(p, end) for p in order], np.int64) for end in ("first", "last"))
     starts, ends = np.zeros((2, len(order)), np.int64)
     for k, p in enumerate(order):
@@ -508,7 +540,7 @@ def _nominal_offsets(places: Sequence[Place]) -> dict[Place, int]:
         gap = np.flatnonzero(starts[beside] - floor[:-1] >= sizes[p.nbytes])
         starts[k] = floor[gap[0] if gap.size else -1]
         ends[k] = starts[k] + sizes[p.nbytes]
-    return dict(zip(order, starts.tolist(), strict=True))
+    return starts.tolist()
 
 
 def _directly_above(places: Sequence[Place], start: Mapping[Place, int]) -> dict[Place, dict[Place, None]]:
@@ -543,8 +575,11 @@ def _nominal(nbytes: Dim) -> int:
 
 
 def weights(program: Program) -> np.ndarray:
-    """The constants as the code expects them: one block of bytes."""
-    block = np.zeros(max(program.constant_bytes, ALIGN), np.uint8)
+    """The constants as the code expects them: one block of bytes, aligned so that nobody copies it."""
+    size = max(program.constant_bytes, ALIGN)
+    room = np.zeros(size + ALIGN, np.uint8)
+    start = -room.ctypes.data % ALIGN
+    block = room[start : start + size]
     for offset, constant in program.constants:
         data = np.ascontiguousarray(constant.array).reshape(-1).view(np.uint8)
         block[offset : offset + data.size] = data

@@ -84,7 +84,7 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, check_weig
     The size of every file is always checked and the digest of the code too; `check_weights` says whether the weights are also
     hashed, by default where they are small.  Raises ArtifactError, which says what to do.
     """
-    folder = Path(path)
+    folder = _folder(path)
     manifest, digest = _read_manifest(folder)
     signature = _signature(folder, manifest)
     _check_machine(folder, manifest)
@@ -108,7 +108,7 @@ def reload(path: str, digest: str) -> Model:
 
 def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The manifest of an artifact as `save` wrote it, checked as far as `load` needs."""
-    folder = Path(path)
+    folder = _folder(path)
     manifest, _ = _read_manifest(folder)
     _signature(folder, manifest)
     return manifest
@@ -116,11 +116,17 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def read_graph(path: str | os.PathLike[str]) -> str:
     """The text of the graph that an artifact was compiled from."""
-    folder = Path(path)
+    folder = _folder(path)
     manifest, _ = _read_manifest(folder)
     data = _read(folder, "graph.txt", manifest)
     _check_digest(folder, "graph.txt", manifest, data)
     return data.decode()
+
+
+def _folder(path: object) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise ArtifactError(f"an artifact is given by its path, a str or os.PathLike, not by a {type(path).__name__}")
+    return Path(path)
 
 
 class _Entries(ctypes.Structure):

@@ -29,6 +29,7 @@ from ..ir.text import to_text
 from ..passes.fuse import fuse
 from ..passes.pin import pin
 from ..passes.pipeline import optimize
+from . import whole
 from .artifact import save
 from .model import Model, Saved
 
@@ -66,8 +67,8 @@ def compile(
     """
     if isinstance(target, str) and (target == "cuda" or find_target(target).kind == "gpu"):
         return _compile_gpu(model, cuda_target() if target == "cuda" else find_target(target), dims, progress)
-    result = compile_native(model, target=target, dims=dims, progress=progress)
-    return Model(load_native(result.native, threads), partial(save, result.native))
+    native = compile_program(model, target=target, dims=dims, progress=progress)
+    return Model(load_native(native, threads), partial(save, native))
 
 
 def _compile_gpu(model: Any, target: Target, dims: Mapping[str, int] | None, progress: Progress | None) -> Model:
@@ -107,6 +108,37 @@ def compile_native(
     progress: Progress | None = None,
 ) -> Compilation:
     """All stages up to object code; several targets give several variants of the same program, best first."""
+    targets = _cpu_targets(target)
+    tell = progress or (lambda stage, done, total: None)
+    tell("import", 0, 1)
+    graph = graph_of(model, dims)
+    tell("optimize", 0, 1)
+    optimized = optimize(graph)
+    return from_optimized(graph, optimized, targets, tell)
+
+
+def compile_program(
+    model: Any,
+    *,
+    target: str | tuple[str, ...] = "native",
+    dims: Mapping[str, int] | None = None,
+    progress: Progress | None = None,
+) -> NativeProgram:
+    """What `compile_native` comes to, from the cache where this model has been compiled before."""
+    targets = _cpu_targets(target)
+    source = getattr(model, "graph", None) if isinstance(getattr(model, "graph", None), Graph) else model
+    place = whole.place_of(source, targets, dims)
+    known = whole.find(place) if place else None
+    if known is not None:
+        return known
+    result = compile_native(source, target=target, dims=dims, progress=progress)
+    if place and whole.place_of(source, targets, dims) == place:  # the file has not changed since
+        whole.keep(place, result.native, result.graph, source)
+    return result.native
+
+
+def _cpu_targets(target: str | tuple[str, ...]) -> list[Target]:
+    """Targets by name, best first.  Raises TargetError."""
     names = (target,) if isinstance(target, str) else target
     if not isinstance(names, tuple | list) or not names:
         raise TargetError(f"target={target!r} names no target; give a name such as 'native', or a tuple of names")
@@ -114,12 +146,7 @@ def compile_native(
     for t in targets:
         if t.kind != "cpu":
             raise TargetError(f"target {t.name!r} gives no artifact; octavo.compile runs it in process, --emit ptx shows its code")
-    tell = progress or (lambda stage, done, total: None)
-    tell("import", 0, 1)
-    graph = graph_of(model, dims)
-    tell("optimize", 0, 1)
-    optimized = optimize(graph)
-    return from_optimized(graph, optimized, targets, tell)
+    return targets
 
 
 def from_optimized(graph: Graph, optimized: Graph, targets: list[Target], tell: Progress) -> Compilation:

@@ -4,7 +4,7 @@ OCTAVO_DUMP=dir      the graph after every pass that changed it, as numbered tex
 OCTAVO_DEBUG=1       full tracebacks where the CLI would print one line
 OCTAVO_VERIFY=0      no verification after passes (on by default)
 OCTAVO_THREADS=n     how many threads a model may use; by default what affinity and cgroup quota allow
-OCTAVO_CACHE=dir     where compiled kernels are kept; 0 or empty turns the cache off
+OCTAVO_CACHE=dir     where compiled kernels and models are kept, each up to 4 GiB; 0 or empty turns the cache off
 OCTAVO_TUNE=seconds  how long to tune schedules; by default not at all
 """
 
@@ -41,7 +41,7 @@ def threads() -> int | None:
 
 
 def cache_dir() -> Path | None:
-    """Where compiled kernels are kept (by default in the user's cache folder), or None when caching is off."""
+    """Where compiled kernels and models are kept (by default in the user's cache folder), or None when caching is off."""
     value = os.environ.get("OCTAVO_CACHE")
     if value is None:
         base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")

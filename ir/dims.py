@@ -12,8 +12,9 @@ min of expressions.  Equal forms are equal sizes; different forms may still be e
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias, Union
 
 from .errors import ModelError, ShapeError
@@ -366,9 +367,12 @@ def evaluate_dim(d: Dim, env: Mapping[str, int]) -> int:
     raise ModelError(f"the size {d} needs a value for {', '.join(sorted(symbols_of(value)))}")
 
 
+_GROUPS = 4096  # parts of formulas that are remembered: those of a model repeat each other
+_groups: dict[str, Dim] = {}  # text in parentheses -> what it means
 _TOKEN = re.compile(r"\s*(//|[-+*%(),]|\d+|[A-Za-z_][A-Za-z0-9_.]*)")
 
 
+@lru_cache(_GROUPS)
 def parse_dim(text: str) -> Dim:
     """`"2*seq+1"` -> Dim; the inverse of `str`.  Raises ModelError."""
     tokens: list[str] = []
@@ -380,6 +384,7 @@ def parse_dim(text: str) -> Dim:
             raise ModelError(f"{text!r} is not a dimension; write an integer or an expression such as 2*seq+1")
         tokens.append(match[1])
         at = match.end()
+    closing = _closing(tokens)
     pos = 0
 
     def peek() -> str:
@@ -394,25 +399,41 @@ def parse_dim(text: str) -> Dim:
         return token
 
     def atom(depth: int) -> Dim:
+        nonlocal pos
         if depth > 100:
             raise ModelError(f"the dimension {text[:60]!r}... is nested more than 100 deep")
+        start = pos
         token = take()
         if token == "-":
             return -atom(depth + 1)
+        if token == "(" or (token in ("max", "min") and peek() == "("):
+            end = closing.get(start if token == "(" else pos)
+            if end is None:
+                return group(token, depth)
+            known = "".join(tokens[start : end + 1])
+            value = _groups.get(known)
+            if value is None:
+                value = group(token, depth)
+                if len(_groups) >= _GROUPS:
+                    _groups.clear()
+                _groups[known] = value
+            pos = end + 1
+            return value
+        if token.isdigit():
+            return int(token)
+        return symbol(token)
+
+    def group(token: str, depth: int) -> Dim:
         if token == "(":
             inner = total(depth + 1)
             take(")")
             return inner
-        if token in ("max", "min") and peek() == "(":
-            take("(")
-            first = total(depth + 1)
-            take(",")
-            second = total(depth + 1)
-            take(")")
-            return _extreme(token, first, second)
-        if token.isdigit():
-            return int(token)
-        return symbol(token)
+        take("(")
+        first = total(depth + 1)
+        take(",")
+        second = total(depth + 1)
+        take(")")
+        return _extreme(token, first, second)
 
     def product(depth: int) -> Dim:
         value = atom(depth)
@@ -432,3 +453,15 @@ def parse_dim(text: str) -> Dim:
     if pos != len(tokens):
         raise ModelError(f"{text!r} is not a dimension: {peek()!r} is out of place")
     return result
+
+
+def _closing(tokens: Sequence[str]) -> dict[int, int]:
+    """Where each parenthesis that is closed is closed."""
+    found: dict[int, int] = {}
+    open_at: list[int] = []
+    for k, token in enumerate(tokens):
+        if token == "(":
+            open_at.append(k)
+        elif token == ")" and open_at:
+            found[open_at.pop()] = k
+    return found

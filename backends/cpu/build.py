@@ -1,18 +1,15 @@
 """A fused graph -> object code: every different kernel compiled once, in parallel, and cached on disk by what it means.
 
 The key of a kernel's object code is the text of its body, the target, and the sources of everything between a body and its code, so
-that a stale cache cannot exist; a body with ops from outside is keyed by its loops instead.  A cache folder may be shared by
-processes: files appear whole, by renaming.
+that a stale cache cannot exist; a body with ops from outside is keyed by its loops instead.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,6 +22,7 @@ from ...ir.graph import Graph
 from ...ir.loops import to_text
 from ...ir.ops.registry import op_def
 from ...ir.text import digest
+from .. import store
 from ..lower.kernel import body_symbols
 from ..lower.lower import lower
 from ..program import Kernel, Program
@@ -90,12 +88,12 @@ def _scratch(code: Code, step: Kernel) -> Dim:
 
 
 @cache
-def _sources() -> str:
-    """A digest of LLVM's version and of all our code from op definitions to object code."""
+def sources(*floors: str) -> str:
+    """A digest of LLVM's version and of all our code in some folders of the package."""
     package = Path(__file__).parents[2]
     h = hashlib.sha256(".".join(map(str, llvm.llvm_version_info)).encode())
-    for folder in ("ir", "backends"):
-        for path in sorted((package / folder).rglob("*.py")):
+    for floor in floors:
+        for path in sorted((package / floor).rglob("*.py")):
             h.update(path.read_bytes())
     return h.hexdigest()
 
@@ -103,13 +101,13 @@ def _sources() -> str:
 def key_of(body: Graph, target: Target) -> str:
     """The name under which a kernel's object code is cached."""
     meaning = digest(body)
-    if not all(_is_ours(node.op) for node in body.nodes):
+    if not all(is_ours(node.op) for node in body.nodes):
         meaning += to_text(lower(body, target))
-    return hashlib.sha256(f"{_sources()}\n{target}\n{meaning}".encode()).hexdigest()[:24]
+    return hashlib.sha256(f"{sources('ir', 'backends')}\n{target}\n{meaning}".encode()).hexdigest()[:24]
 
 
 @cache
-def _is_ours(op: str) -> bool:
+def is_ours(op: str) -> bool:
     """Whether an op's definition is part of this package, whose sources are in the key."""
     definition = op_def(op)
     home = __name__.rsplit(".", 3)[0]
@@ -145,34 +143,17 @@ def _cache_file(symbol: str) -> Path | None:
 
 
 def _cached(symbol: str) -> Code | None:
-    """Object code from the cache: a digest of the rest, the scratch size and the object, on a line each.  A damaged file is none."""
+    """Object code from the cache: the scratch size on a line, then the object."""
     path = _cache_file(symbol)
-    try:
-        seal, _, rest = path.read_bytes().partition(b"\n") if path else (b"", b"", b"")
-    except OSError:
+    content = store.find(path) if path else None
+    if content is None:
         return None
-    if seal != _seal(rest):
-        return None
-    scratch, _, data = rest.partition(b"\n")
+    scratch, _, data = bytes(content).partition(b"\n")
     return Code(data, parse_dim(scratch.decode()))
 
 
-def _seal(content: bytes) -> bytes:
-    return hashlib.sha256(content).hexdigest().encode()
-
-
 def _remember(symbol: str, code: Code) -> None:
-    """Keep object code for the next compile; a cache that cannot be written is no reason to fail."""
+    """Keep object code for the next compile."""
     path = _cache_file(symbol)
-    if path is None:
-        return
-    content = str(code.scratch).encode() + b"\n" + code.data
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as f:
-                f.write(_seal(content) + b"\n" + content)
-            os.replace(temporary, path)
-        except OSError:
-            os.unlink(temporary)
+    if path:
+        store.keep(path, [str(code.scratch).encode() + b"\n", code.data])

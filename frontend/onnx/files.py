@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -73,14 +74,28 @@ def read_model(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> tuple
 
 def _check_text(proto: Message, where: str) -> None:
     """Raises ModelError where a name is not UTF-8: protobuf hands such strings out as bytes."""
+    for message in _messages(proto):
+        for field, value in message.ListFields():
+            if field.type == field.TYPE_STRING and any(
+                isinstance(s, bytes) for s in ((value,) if isinstance(value, str | bytes) else value)
+            ):
+                raise ModelError(f"{where} is not an ONNX model, or is damaged: a text in it ({field.name}) is not UTF-8")
+
+
+def has_external_data(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> bool:
+    """Whether some tensor of a model lies in another file.  Raises ModelError."""
+    proto, _ = read_model(model)
+    return any(isinstance(m, TensorProto) and m.data_location == TensorProto.EXTERNAL for m in _messages(proto))
+
+
+def _messages(proto: Message) -> Iterator[Message]:
+    """A message and all messages in it."""
     stack = [proto]
     while stack:
         message = stack.pop()
+        yield message
         for field, value in message.ListFields():
-            if field.type == field.TYPE_STRING:
-                if any(isinstance(s, bytes) for s in ((value,) if isinstance(value, str | bytes) else value)):
-                    raise ModelError(f"{where} is not an ONNX model, or is damaged: a text in it ({field.name}) is not UTF-8")
-            elif field.type == field.TYPE_MESSAGE:
+            if field.type == field.TYPE_MESSAGE:
                 stack += (value,) if isinstance(value, Message) else value
 
 

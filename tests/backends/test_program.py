@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -408,3 +409,23 @@ def test_views_are_copied_whatever_their_dtype():
     agrees("graph g(%x: i8[3]) -> (%r) {\n%r = reshape(%x, shape=[3,1])\n}", x=x)
     program = planned("graph g(%x: f8e4m3[3]) -> (%r) {\n%r = reshape(%x, shape=[3,1])\n}")
     assert [type(s).__name__ for s in program.steps] == ["Copy"]
+
+
+def test_the_arena_is_hardly_larger_than_what_lives_at_one_time():
+    """Values that live for one to four steps, as in networks with residual connections; one attempt alone gives 1.07 on average."""
+    ratios = []
+    for seed in range(30):
+        rng = random.Random(seed)
+        size = 64 * rng.randint(8, 64)
+        places = []
+        for step in range(30):
+            places.append(Place("arena", size, first=step, last=step + rng.choice((1, 2, 3, 4))))
+            if rng.random() < 0.2:
+                size = 64 * rng.randint(8, 64)
+            if rng.random() < 0.4:
+                places.append(Place("arena", 64 * rng.randint(1, 128), first=step, last=step + 1))
+        _, arena = _layout(places)
+        assert arena is not None
+        ratios.append(arena / max(sum(p.nbytes for p in places if p.first <= m <= p.last) for m in range(40)))
+    assert sum(ratios) / len(ratios) < 1.01
+    assert max(ratios) < 1.1

@@ -297,3 +297,10 @@ def test_many_threads_load_and_run(saved: Path):
     for worker in workers:
         worker.join()
     assert not wrong
+
+
+@pytest.mark.parametrize("path", [None, 3, b"bytes", ["list"]])
+def test_what_is_no_path_is_refused(path: object):
+    for read in (octavo.load, artifact.read_manifest, artifact.read_graph):
+        with pytest.raises(ArtifactError, match=f"an artifact is given by its path, .* not by a {type(path).__name__}"):
+            read(path)  # type: ignore[arg-type]

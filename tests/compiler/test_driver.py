@@ -138,7 +138,8 @@ def test_threads_are_as_many_as_asked_for(monkeypatch: pytest.MonkeyPatch):
     assert octavo.compile(parse(RELU), threads=1).threads == 1
 
 
-def test_progress_is_told_of_every_stage():
+def test_progress_is_told_of_every_stage(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OCTAVO_CACHE", "0")
     told: list[str] = []
     octavo.compile(parse(RELU), progress=lambda stage, done, total: told.append(stage))
     assert told[:2] == ["import", "optimize"]

@@ -135,3 +135,19 @@ def test_bounds_hold_for_every_value_of_the_bounded_symbols():
             for k in range(n + 2):
                 values = [evaluate_dim(d, {"n": n, "m": m, "k": k}) for d in (low, dim, high)]
                 assert values == sorted(values)
+
+
+def test_parts_of_formulas_that_were_read_before_mean_the_same():
+    part = "max((2*batch+1)//(3),min(batch,seq))"
+    together = parse_dim(f"{part}*{part}-({part}+{part})+min({part},(batch))")
+    env = {"batch": 7, "seq": 4}
+    assert evaluate_dim(parse_dim(part), env) == 5
+    assert evaluate_dim(together, env) == 25 - 10 + 5
+
+
+@pytest.mark.parametrize("text", ["(batch", "max(batch,seq", "(batch))", "max(batch)", "(batch,seq)", "((batch)(seq))"])
+def test_a_part_read_before_does_not_excuse_what_is_around_it(text: str):
+    for whole in ("(batch)", "max(batch,seq)", "(seq)"):
+        parse_dim(whole)
+    with pytest.raises(ModelError, match="is not a dimension"):
+        parse_dim(text)
