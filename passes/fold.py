@@ -12,6 +12,7 @@ import numpy as np
 from ..ir.dims import DimExpr
 from ..ir.evaluate import evaluate_node
 from ..ir.graph import Constant, Graph, Node, Value, const_value, rewrite
+from .narrow import is_narrow
 
 SMALL = 64 << 10  # bytes that are always worth folding: an operand this small stays in the first-level cache
 GROWTH = 4  # a larger result may be this many times its operands: i8 weights to f32
@@ -22,10 +23,11 @@ _NEVER = frozenset(("input", "const", "variable", "broadcast_to", "kernel", "if_
 def fold(graph: Graph, budget: int = BUDGET) -> Graph:
     """The graph with constant nodes computed, as far as the byte budget goes."""
     left = budget
+    narrow = {n.inputs[1].node for n in graph.nodes if n.op == "matmul" and is_narrow(n.inputs[1])}  # a kernel widens them as it reads
 
     def rule(node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
         nonlocal left
-        if node.op in _NEVER or not all(v.is_const for v in inputs) or not all(t.is_static for t in node.types):
+        if node.op in _NEVER or node in narrow or not all(v.is_const for v in inputs) or not all(t.is_static for t in node.types):
             return None
         if any(_symbolic(a) for a in node.attrs.values()):
             return None

@@ -14,6 +14,7 @@ from .fold import fold
 from .fuse import ROW_COMPOSITES
 from .layout import layout
 from .manager import Fixpoint, Step, run_passes
+from .narrow import keep_narrow
 from .recognize import recognize
 from .simplify import simplify
 from .transposes import sink_transposes, transposes_to_reshapes
@@ -26,6 +27,7 @@ def expand_composites(graph: Graph) -> Graph:
 
 PIPELINE: tuple[Step, ...] = (
     expand_composites,  # first: every later pass then knows the primitives, and rows, only
+    keep_narrow,  # before folding makes wide weights of narrow ones
     # inline_constant_captures: weights of recurrent bodies fold and pack like any other
     Fixpoint((simplify, fold, cse, inline_constant_captures, sink_transposes, absorb)),  # so that equal operands are one value
     recognize,  # while activations and norms are as they were written; fusion would hide them

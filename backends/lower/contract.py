@@ -6,8 +6,8 @@ needs no im2col: each row of the tile has its own pointer) or staged row by row 
 them or when they would collide in the cache.  The second operand is packed in panels of `width` columns (`ir/ops/packing.py`).
 
 A task is a block of panels for one tile, or, where k is deep, for a group of tiles: then k runs in chunks, a chunk of a panel stays in
-the first-level cache while the tiles pass over it, and the sums of every tile wait in scratch memory between chunks.  The epilogue
-runs on the tile before the only store.
+the first-level cache while the tiles pass over it, and the sums of every tile wait in scratch memory between chunks.  Panels of a
+narrower dtype than the sums are widened a chunk at a time on the way.  The epilogue runs on the tile before the only store.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ...ir.loops import (
     size_expr,
 )
 from ...ir.scalar import LOOPS, compute_dtype
-from ...ir.types import bool_, i64
+from ...ir.types import DType, bool_, i64
 from ..target import Target
 from .access import Access, Index, in_memory, linear, strides_of, unravel
 from .contraction import BLOCK_BYTES, Contraction, contraction, contraction_of, epilogue, least_size, tile_for
@@ -92,8 +92,8 @@ class _Rows:
 class _Contract:
     def __init__(self, body: Graph, node: Node, target: Target, names: Names, params: Params):
         self.body, self.node, self.names, self.params = body, node, names, params
-        self.what = what = _chunked(contraction(node))
         self.dtype = compute_dtype(node.types[0].dtype)
+        self.what = what = _chunked(contraction(node), self.dtype)
         width = what.packed.shape[-1]
         assert isinstance(width, int)
         self.tile = tile_for(node, target, width)
@@ -110,11 +110,14 @@ class _Contract:
         self.total = dim_product(what.m)
         self.least = least_size(self.total)
         self.outer, self.inner = what.k[:0], what.k  # loops through chunks of k, and those summed without leaving the registers
+        self.deep = self.widened = False  # whether tiles pass in groups, and over a copy of the panel
         few = isinstance(self.total, int) and self.total <= self.tile.rows
-        panel = self.depth * width * what.packed.dtype.itemsize
-        if isinstance(panel, int) and panel > BLOCK_BYTES and not few:
-            self.outer, self.inner = _split(what.k, width * what.packed.dtype.itemsize)
-        self.deep = bool(self.outer)
+        if isinstance(self.depth, int) and not few:
+            self.widened = _is_narrow(what, self.dtype)
+            row = width * self.dtype.itemsize
+            if self.widened or self.depth * row > BLOCK_BYTES:
+                self.outer, self.inner = _split(what.k, row)
+            self.deep = self.widened or bool(self.outer)
 
     def statements(self) -> list[Stmt]:
         what, tile, names = self.what, self.tile, self.names
@@ -160,8 +163,8 @@ class _Contract:
         sums = Buf(names.var("sums").name, self.dtype, "local", (place.block + 1) * (tile.rows * tile.width * GROUP))
         group, count, first, rows, panels = (names.var(hint) for hint in ("group", "count", "m", "rows", "count"))
         tile_count = ceil_expr(size_expr(self.total), tile.rows)
-        statements: list[Stmt] = [
-            Alloc(sums),
+        statements: list[Stmt] = [Alloc(sums)] if self.outer else []
+        statements += [
             Let(group, ceil_expr(tile_count, groups)),  # no group is left with a few
             Let(count, binary("min", group, tile_count - group_index * group)),
             Let(first, group_index * group * tile.rows),
@@ -176,13 +179,17 @@ class _Contract:
         stage = self._stage(GROUP * tile.rows) if self.staged else None
         if stage is not None:
             statements.append(Alloc(stage.buffer))
+        wide = None
+        if self.widened:
+            wide = Buf(names.var("wide").name, self.dtype, "local", dim_product(self.inner) * tile.width)
+            statements.append(Alloc(wide))
 
         def chunk(at: tuple[Expr, ...]) -> list[Stmt]:
             begin, end = Const(True, bool_), Const(True, bool_)
             for k, size in zip(at, self.outer, strict=True):
                 begin, end = begin & (k < 1), end & (k >= size_expr(size - 1))
             number = names.var("g")
-            here = replace(place, tile=number, chunk=at, first_chunk=begin, last_chunk=end, sums=sums)
+            here = replace(place, tile=number, chunk=at, first_chunk=begin, last_chunk=end, sums=sums if self.outer else None)
 
             def panel(index: Expr, limit: Expr | None) -> list[Stmt]:
                 def run(size: int, at_row: Expr, slot_row: Expr) -> list[Stmt]:
@@ -193,10 +200,11 @@ class _Contract:
                         lets, read = self._direct(size, here, lambda q: Load(origin, local + q))
                     else:
                         lets, read = self._direct(size, here, lambda q: what.a_row(here.batch, unravel(at_row + q, what.m)))
-                    micro = _Micro(self, size, at_row, read, panel0, here, slot_row)
+                    micro = _Micro(self, size, at_row, read, panel0, here, slot_row, wide)
                     return [*lets, *micro.tile(index, 1, limit)]
 
-                return [For(number, count, tuple(self._tile(group_index * group + number, run)))]
+                copy = [] if wide is None else [self._widen(wide, panel0 + self.panel_offset(here, index))]
+                return [*copy, For(number, count, tuple(self._tile(group_index * group + number, run)))]
 
             panel0, p = names.var("panels"), names.var("p")
             copy = [] if stage is None else [self._copy(stage, rows, first, here)]
@@ -208,6 +216,20 @@ class _Contract:
             ]
 
         return [*statements, *loops(names, self.outer, chunk)]
+
+    def panel_offset(self, place: _Task, panel: Expr) -> Expr:
+        """Where the chunk of a panel of the block starts, in elements from the batch's first panel."""
+        chunk = linear(place.chunk, strides_of(self.what.k)[: len(self.outer)])
+        whole = size_expr(self.depth * self.tile.width)
+        return (place.block_index * size_expr(place.block) + panel) * whole + chunk * self.tile.width
+
+    def _widen(self, wide: Buf, start: Expr) -> Stmt:
+        """Copy a chunk of a panel into scratch memory as the dtype of the sums."""
+        q, u, v, lanes = self.names.var("q"), self.names.var("u"), self.names.var("v"), self.tile.lanes
+        at = (q * self.tile.vectors + u) * lanes + v
+        copy = Store(wide, at, LOOPS.cast(Load(self.panels, start + at), self.dtype))
+        row = For(u, const(self.tile.vectors), (For(v, const(lanes), (copy,), "vector"),), "unroll")
+        return For(q, size_expr(dim_product(self.inner)), (row,))
 
     def _panels(self, place: _Task) -> Expr:
         """How many whole panels the block has."""
@@ -315,7 +337,7 @@ def _shifted(stage: _Rows, rows: Expr) -> tuple[list[Stmt], _Rows]:
 class _Micro:
     """The register tile of `rows` rows from `first`: where its operands lie, and the loops of one tile.
 
-    slot_row: where among the sums of a whole tile theirs start.
+    slot_row: where among the sums of a whole tile theirs start; wide: a copy of the panel's chunk to be read in its place.
     """
 
     plan: _Contract
@@ -325,6 +347,7 @@ class _Micro:
     panel0: Expr
     place: _Task
     slot_row: Expr
+    wide: Buf | None = None
 
     def tile(self, panel: Expr, panels: int, limit: Expr | None) -> list[Stmt]:
         """Sum over k for `panels` panels from `panel` of the block, then save the sums or run the epilogue and store.
@@ -332,14 +355,13 @@ class _Micro:
         limit: how many columns of the panel there are, None for all.
         """
         plan, place, rows = self.plan, self.place, self.rows
-        what, names, tile = plan.what, plan.names, plan.tile
+        names, tile = plan.names, plan.tile
         vectors = tile.vectors * panels
         if isinstance(limit, Const):
             vectors = -(-int(limit.value) // tile.lanes)
         acc = Buf(names.var("acc").name, plan.dtype, "reg", rows * vectors * tile.lanes)
-        start, chunk = names.var("b"), linear(place.chunk, strides_of(what.k)[: len(plan.outer)])
-        column = self.panel0 + (place.block_index * size_expr(place.block) + panel) * size_expr(plan.depth * tile.width)
-        statements: list[Stmt] = [Alloc(acc), Let(start, column + chunk * tile.width)]
+        start = names.var("b")
+        statements: list[Stmt] = [Alloc(acc), Let(start, self.panel0 + plan.panel_offset(place, panel))]
 
         def every(element: Callable[[Expr, Expr], Stmt]) -> tuple[Stmt, ...]:
             """`element(sum, saved sum)` for every vector of sums."""
@@ -367,8 +389,9 @@ class _Micro:
         unroll = UNROLL_K if self.rows == plan.tile.rows else UNROLL_K // 2
         rows = [read.start(q) for q in range(self.rows)]
         panel_size = size_expr(plan.depth * plan.tile.width)
+        panels, start = (plan.panels, start) if self.wide is None else (self.wide, const(0))
         return multiply_add(
-            plan.names, acc, plan.tile, vectors, read.buffer, rows, read.moves, plan.panels, start, panel_size, plan.inner, unroll,
+            plan.names, acc, plan.tile, vectors, read.buffer, rows, read.moves, panels, start, panel_size, plan.inner, unroll,
             lambda k: hints(k, unroll),
         )  # fmt: skip
 
@@ -439,11 +462,17 @@ def _split(k: tuple[Dim, ...], row: int) -> tuple[tuple[Dim, ...], tuple[Dim, ..
     return k[:at], k[at:]
 
 
-def _chunked(what: Contraction) -> Contraction:
-    """The contraction with its innermost k loop split where a panel is more than a block, so that it can be summed in chunks."""
-    inner, row = what.k[-1], what.packed.shape[-1] * what.packed.dtype.itemsize
-    depth = dim_product(what.k)
-    if not isinstance(inner, int) or not isinstance(depth, int) or not isinstance(row, int) or depth * row <= BLOCK_BYTES:
+def _is_narrow(what: Contraction, dtype: DType) -> bool:
+    return dtype.is_float and what.packed.dtype is not dtype
+
+
+def _chunked(what: Contraction, dtype: DType) -> Contraction:
+    """The contraction with its innermost k loop split where a panel is to be summed in chunks: it is more than a block, or widened."""
+    inner, depth, width = what.k[-1], dim_product(what.k), what.packed.shape[-1]
+    if not isinstance(inner, int) or not isinstance(depth, int) or not isinstance(width, int):
+        return what
+    row = width * dtype.itemsize
+    if depth * row <= (CHUNK_BYTES if _is_narrow(what, dtype) else BLOCK_BYTES):
         return what
     most = CHUNK_BYTES // row
     size = next((c for c in range(most, most // 4, -1) if inner % c == 0), inner)

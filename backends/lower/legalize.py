@@ -45,13 +45,17 @@ def _matmul(node: Node, inputs: tuple[Value, ...], target: Target) -> Value:
 
 
 def _packed(matrix: Value, width: int, loc: str) -> Value:
-    """[..., k, n] packed and read back.  Constants of narrow floats are widened once here, not at every use."""
-    n, narrow = matrix.shape[-1], matrix.dtype
-    wide = compute_dtype(narrow)
-    if matrix.is_const and wide is not narrow:
-        matrix = const_value(matrix.array.astype(wide.np), loc)
+    """[..., k, n] packed and read back.
+
+    Constants of narrow floats are widened once here, not at every use; integers that are cast stay as small as they are.
+    """
+    n, dtype = matrix.shape[-1], matrix.dtype
+    if matrix.node.op == "cast" and matrix.node.inputs[0].is_const:
+        matrix = matrix.node.inputs[0]
+    elif matrix.is_const and compute_dtype(dtype) is not dtype:
+        matrix = const_value(matrix.array.astype(compute_dtype(dtype).np), loc)
     unpacked = apply("unpack_panels", _folded("pack_panels", matrix, loc, width=width), columns=n, loc=loc)
-    return unpacked if unpacked.dtype is narrow else apply("cast", unpacked, to=narrow, loc=loc)
+    return unpacked if unpacked.dtype is dtype else apply("cast", unpacked, to=dtype, loc=loc)
 
 
 def _conv(node: Node, inputs: tuple[Value, ...], target: Target) -> Value:
