@@ -17,7 +17,7 @@ SCALES = RNG.uniform(0.01, 0.02, N).astype(np.float32)
 
 
 def product(weights: Value) -> Graph:
-    x = input_value("x", TensorType(f32, ("rows", K)))  # type: ignore[arg-type]
+    x = input_value("x", TensorType(f32, (parse_dim("rows"), K)))
     return Graph("g", (x,), (apply("matmul", x, weights),))
 
 
@@ -68,7 +68,7 @@ def test_the_product_is_what_it_was(rows: int):
 def test_a_deep_product_is_widened_in_chunks():
     deep = RNG.integers(-127, 128, (4096, 40)).astype(np.int8)
     x = RNG.standard_normal((33, 4096)).astype(np.float32)
-    a = input_value("x", TensorType(f32, ("rows", 4096)))  # type: ignore[arg-type]
+    a = input_value("x", TensorType(f32, (parse_dim("rows"), 4096)))
     model = octavo.compile(Graph("g", (a,), (apply("matmul", a, apply("cast", const_value(deep), to=f32)),)))
     expected = x.astype(np.float64) @ deep
     assert np.abs(model(x) - expected).max() < 1e-5 * np.abs(expected).max()
