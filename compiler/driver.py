@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -110,11 +112,24 @@ def compile_native(
     """All stages up to object code; several targets give several variants of the same program, best first."""
     targets = _cpu_targets(target)
     tell = progress or (lambda stage, done, total: None)
-    tell("import", 0, 1)
-    graph = graph_of(model, dims)
-    tell("optimize", 0, 1)
-    optimized = optimize(graph)
-    return from_optimized(graph, optimized, targets, tell)
+    with _collecting_later():
+        tell("import", 0, 1)
+        graph = graph_of(model, dims)
+        tell("optimize", 0, 1)
+        optimized = optimize(graph)
+        return from_optimized(graph, optimized, targets, tell)
+
+
+@contextmanager
+def _collecting_later() -> Iterator[None]:
+    """Without Python's cyclic collector: it would visit all nodes again and again, though none is garbage while a graph holds it."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def compile_program(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +215,22 @@ def test_a_graph_is_itself():
     graph = parse(RELU)
     assert graph_of(graph) is graph
     assert isinstance(graph_of(onnx_model()), Graph)
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_the_collector_rests_while_compiling_and_is_then_as_it_was(on: bool, monkeypatch: pytest.MonkeyPatch):
+    seen: list[bool] = []
+
+    def tell(stage: str, done: int, total: int) -> None:
+        seen.append(gc.isenabled())
+        if stage == "optimize":
+            raise KeyboardInterrupt
+
+    monkeypatch.setenv("OCTAVO_CACHE", "0")
+    (gc.enable if on else gc.disable)()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            octavo.compile(parse(RELU), progress=tell)
+        assert (seen, gc.isenabled()) == ([False, False], on)
+    finally:
+        gc.enable()
