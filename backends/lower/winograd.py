@@ -52,6 +52,7 @@ LEAST_BYTES, MOST_BYTES = (
     3 << 18,
 )  # of V: little of it where the panels stay in the second-level cache, else much for each read
 CHUNK = 16  # channels that lie side by side in V: a cache line
+TASKS, LEAST_PANELS = 4, 4  # tasks of an image, if that leaves each so many panels: halves took 3 % longer on one core, quarters 9
 UNROLL_K = 8  # steps of k in a row
 MOST_ROWS = 14  # of a register tile
 
@@ -125,7 +126,7 @@ class _Winograd:
         names, block = self.names, self.rows * self.groups
         total = dim_product(self.tiles)
         blocks = ceildiv(total, block)
-        share = self._panels(blocks)
+        share = min(self._panels(), self.count)
         task, first, count, groups = names.var("t"), names.var("first"), names.var("tiles"), names.var("groups")
         panel_block, tile_block = unravel(task, (-(-self.count // share), blocks))
         v = Buf(names.var("v").name, f32, "local", self.groups * self.chunks * self.v_chunk)
@@ -146,9 +147,16 @@ class _Winograd:
         tasks = size_expr(ceildiv(self.count, share) * blocks)
         return function(self.body, self.params, [For(task, tasks, tuple(statements), "parallel", cost=cost)])
 
-    def _panels(self, blocks: Dim) -> int:
-        """Panels of a task."""
-        return self.count
+    def _panels(self) -> int:
+        """Panels of a task: all, unless an image has too few blocks of tiles to keep some threads busy.
+
+        Each task transforms its patches anew, which costs little beside `LEAST_PANELS` panels.
+        """
+        image = dim_product(self.tiles[1:])
+        if not isinstance(image, int):
+            return self.count
+        blocks = max(1, -(-image // (self.rows * self.groups)))
+        return max(min(LEAST_PANELS, self.count), -(-self.count * blocks // TASKS))
 
     # --- the patch ----------------------------------------------------------------------------------------------------------
 

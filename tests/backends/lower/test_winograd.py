@@ -14,7 +14,7 @@ from octavo.backends.lower.winograd_choice import winograd_tile
 from octavo.backends.target import TARGETS, find_target, runnable
 from octavo.compiler.model import Model
 from octavo.ir.graph import Graph, Node, Value, const_value, input_value
-from octavo.ir.loops import to_text
+from octavo.ir.loops import Const, For, to_text
 from octavo.ir.ops.registry import op_def
 from octavo.passes.fuse import fuse
 
@@ -130,6 +130,26 @@ def test_these_are_the_loops(force: Callable[[int], None], golden: Callable[[str
     x = input_value("x", octavo.spec("f32", ("n", 7, 6, 3)))
     graph = fuse(legalize.legalize(Graph("g", (x,), (ops.relu(conv(x, weights(8, 3))),)), target))
     golden("winograd", to_text(lower(graph.outputs[0].node.attrs["body"], target)))
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "tasks"),
+    [
+        (56, 64, 14),
+        (28, 128, 2),
+        (14, 256, 2),
+        (14, 64, 1),
+    ],  # blocks of tiles, two blocks, halves of the panels, too few panels to split
+)
+def test_images_of_few_tiles_are_split_by_columns(size: int, channels: int, tasks: int, force: Callable[[int], None]):
+    force(4)
+    target = find_target("x86-64-v4")
+    x = input_value("x", octavo.spec("f32", (1, size, size, channels)))
+    graph = fuse(legalize.legalize(Graph("g", (x,), (conv(x, weights(channels, channels)),)), target))
+    (loop,) = lower(graph.outputs[0].node.attrs["body"], target).body
+    assert isinstance(loop, For)
+    assert isinstance(loop.extent, Const)
+    assert loop.extent.value == tasks
 
 
 # --- the choice -------------------------------------------------------------------------------------------------------------
