@@ -35,7 +35,7 @@ def outcome(name: str, threads: int, *peers: tuple[str, float]) -> Outcome:
     return Outcome(name, "zoo", report, 10.0, 2.0)
 
 
-FLOORS = Floors(200.0, 180.0, 0.9, 7.5, 0.25, 4.5, 0.6, 0.2, "core 0")
+FLOORS = Floors(200.0, 180.0, 0.9, 7.5, 0.25, 4.5, 0.6, 0.2, 9.5, 9.9, "core 0")
 
 
 @pytest.fixture
