@@ -1,4 +1,4 @@
-"""What this machine can do at most, measured: multiply-adds and bytes a second.
+"""What this machine can do at most, measured: multiply-adds a second, and bytes a second of loops that read, copy and add.
 
 Clocks change by a third between runs and processors differ, so a share of the peak means something only when the peak was measured
 next to the kernel: create one `Peaks`, then call it between runs.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -22,6 +22,8 @@ from .build import compile_module
 STEPS = 100_000  # of the multiply-add loop: a few tenths of a millisecond
 ACCUMULATORS = 8  # of the reading loop
 BUFFER_BYTES = 256 << 20  # of each thread; a cache shared by a whole processor may hold that, the cores' own do not
+WRITERS = {"copy": 1, "add": 2}  # loops that write, and how many arrays they read
+STORES = {"_through": "", "_past": ", !nontemporal !0"}  # ways to store: through the caches or past them
 
 Loop = Callable[[int, int], None]  # (address, count)
 
@@ -33,23 +35,42 @@ class Peaks:
         lanes = target.lanes(32)
         chains = 24 if target.registers >= 32 else 12
         self._flops = 2 * chains * lanes * STEPS
-        self._block = lanes * ACCUMULATORS
-        self._multiply, self._read, self._owner = _loops(_fma_loop(lanes, chains), _read_loop(lanes), target)
+        self.block = lanes * ACCUMULATORS
+        texts = {"multiply": _fma_loop(lanes, chains), "read": _read_loop(lanes)}
+        texts.update({f"{name}{way}": _write_loop(f"{name}{way}", lanes, n, way) for name, n in WRITERS.items() for way in STORES})
+        self.loops, self._owner = _loops(texts, target)
         self._results = [np.zeros(lanes * chains, np.float32) for _ in range(threads)]
         self._threads = threads
 
     def flops(self, repeats: int = 10) -> float:
         """Multiply-adds in GFLOP/s (two operations each): independent chains in registers, best of `repeats`."""
         calls = [(r.ctypes.data, STEPS) for r in self._results]
-        return self._threads * self._flops / min(self._seconds(self._multiply, calls) for _ in range(repeats)) / 1e9
+        return self._threads * self._flops / min(self._seconds(self.loops["multiply"], calls) for _ in range(repeats)) / 1e9
 
     def bandwidth(self, nbytes: int = BUFFER_BYTES, repeats: int = 5) -> float:
         """Bytes read from memory in GB/s: sums over a buffer for each thread, best of `repeats`."""
         buffers = [aligned(nbytes) for _ in range(self._threads)]
         for b in buffers:
             b[:] = 0  # pages that were never written are all one page of zeros
-        calls = [(b.ctypes.data, nbytes // 4 // self._block) for b in buffers]
-        return self._threads * nbytes / min(self._seconds(self._read, calls) for _ in range(repeats)) / 1e9
+        calls = [(b.ctypes.data, nbytes // 4 // self.block) for b in buffers]
+        return self._threads * nbytes / min(self._seconds(self.loops["read"], calls) for _ in range(repeats)) / 1e9
+
+    def streams(self, nbytes: int = BUFFER_BYTES, repeats: int = 5) -> dict[str, float]:
+        """GB/s, reads and writes together, of the best loops known that read one array, copy it, or add two into a third.
+
+        nbytes: of each thread, over all arrays of a loop.  Stores go through the caches or past them, whichever is faster.
+        """
+        buffers = [aligned(nbytes) for _ in range(self._threads)]
+        for b in buffers:
+            b[:] = 0
+        found = {}
+        for name, arrays in {"read": 1, **{name: reads + 1 for name, reads in WRITERS.items()}}.items():
+            count = nbytes // 4 // self.block // arrays
+            calls = [(b.ctypes.data, count) for b in buffers]
+            ways = [name + way for way in STORES] if name in WRITERS else [name]
+            seconds = min(self._seconds(self.loops[way], calls) for way in ways for _ in range(repeats))
+            found[name] = self._threads * count * self.block * 4 * arrays / seconds / 1e9
+        return found
 
     def _seconds(self, loop: Loop, calls: Sequence[tuple[int, int]]) -> float:
         """The time of these calls at once, each on a thread."""
@@ -69,10 +90,11 @@ class Peaks:
         return max(end for _, end in times) - min(start for start, _ in times)
 
 
-def _loops(multiply: str, read: str, target: Target) -> tuple[Loop, Loop, object]:
-    first, second, owner = link_in_process([compile_module(multiply + read, target)], ["octavo_multiply", "octavo_read"])
+def _loops(texts: Mapping[str, str], target: Target) -> tuple[dict[str, Loop], object]:
+    module = "".join(texts.values()) + "!0 = !{i32 1}\n"
+    *found, owner = link_in_process([compile_module(module, target)], [f"octavo_{name}" for name in texts])
     prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
-    return prototype(first), prototype(second), owner
+    return {name: prototype(address) for name, address in zip(texts, found, strict=True)}, owner
 
 
 def _loop(name: str, phis: list[str], body: list[str], after: list[str], declaration: str) -> str:
@@ -109,3 +131,20 @@ def _read_loop(lanes: int) -> str:
     for k in range(ACCUMULATORS):
         after += [f"  %r{k} = getelementptr {t}, ptr %p, i64 {k}", f"  store {t} %b{k}, ptr %r{k}, align 4"]
     return _loop("octavo_read", phis, body, after, "")
+
+
+def _write_loop(name: str, lanes: int, reads: int, way: str) -> str:
+    """Sums `reads` arrays, one behind the other in memory, into the next."""
+    t = f"<{lanes} x float>"
+    body = [f"  %at = mul i64 %i, {ACCUMULATORS}", f"  %vectors = mul i64 %n, {ACCUMULATORS}"]
+    for k in range(ACCUMULATORS):
+        body.append(f"  %i{k}.0 = add i64 %at, {k}")
+        for a in range(reads + 1):
+            if a:
+                body.append(f"  %i{k}.{a} = add i64 %i{k}.{a - 1}, %vectors")
+            body.append(f"  %q{k}.{a} = getelementptr {t}, ptr %p, i64 %i{k}.{a}")
+        body += [f"  %x{k}.{a} = load {t}, ptr %q{k}.{a}, align 64" for a in range(reads)]
+        body += [f"  %s{k} = fadd {t} %x{k}.0, %x{k}.1"] if reads == 2 else []
+        result = f"%s{k}" if reads == 2 else f"%x{k}.0"
+        body.append(f"  store {t} {result}, ptr %q{k}.{reads}, align 64{STORES[way]}")
+    return _loop(f"octavo_{name}", [], body, [], "")

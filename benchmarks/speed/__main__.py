@@ -20,9 +20,11 @@ from ...compiler.machine import available_cores
 from ...compiler.progress import Step, listening, report
 from ...ir.errors import OctavoError
 from .cases import Outcome, chosen, installed_peers, measure
-from .chart import as_svg
-from .floors import Floors, measure_floors
-from .results import Results, as_json, as_markdown, sections
+from .chart import as_svg, sweep_as_svg
+from .floors import measure_floors
+from .limits import measure_limits
+from .results import Results, as_json, as_markdown, sections, stem
+from .sweep import measure_sweep
 
 RESULTS = Path(__file__).parents[1] / "results"
 PARTS = 100  # of a case, in which progress is counted
@@ -48,18 +50,19 @@ def main(ctx: click.Context, only: tuple[str, ...], against: str, seconds: float
         with terminal.progress("speed"):
             outcomes: list[Outcome] = []
             failures: dict[str, str] = {}
-            floors: Floors | None = None
-            total = len(names) + (not only)
+            alone = {} if only else {"floors": measure_floors, "limits": measure_limits, "sweep": measure_sweep}
+            total = len(names) + len(alone)
             for k, name in enumerate(names):
                 with _part(name, k, total):
                     try:
                         outcomes += measure(name, peers, threads, seconds, target)
                     except OctavoError as e:
                         failures[name] = str(e)
-            if not only:
-                with _part("floors", total - 1, total):
-                    floors = measure_floors()
-        results = Results.of(outcomes, floors, failures, seconds)
+            found = {}
+            for k, (name, figures) in enumerate(alone.items(), len(names)):
+                with _part(name, k, total):
+                    found[name] = figures(target)
+        results = Results.of(outcomes, failures, seconds, target, **found)
         folder = output or (None if only else RESULTS)
         if folder is not None:
             _write(results, folder)
@@ -70,7 +73,7 @@ def main(ctx: click.Context, only: tuple[str, ...], against: str, seconds: float
         terminal.note(f"warning: {warning}")
     terminal.emit(as_json(results), lambda out: _show(out, results))
     if folder is not None:
-        terminal.note(f"written to {folder}: speed.json, speed.md, speed.svg")
+        terminal.note(f"written to {folder / stem(results)}.json, .md and .svg")
     if not outcomes:
         raise SystemExit(1)
 
@@ -91,13 +94,11 @@ def _part(name: str, k: int, total: int) -> Iterator[None]:
 
 def _write(results: Results, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {
-        "speed.json": json.dumps(as_json(results), indent=1) + "\n",
-        "speed.md": as_markdown(results),
-        "speed.svg": as_svg(results),
-    }
+    texts = {".json": json.dumps(as_json(results), indent=1) + "\n", ".md": as_markdown(results), ".svg": as_svg(results)}
+    if results.sweep:
+        texts["-sizes.svg"] = sweep_as_svg(results.sweep)
     for name, text in texts.items():
-        with replacing(folder / name) as temporary:
+        with replacing(folder / (stem(results) + name)) as temporary:
             temporary.write_text(text)
 
 

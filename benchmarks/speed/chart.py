@@ -1,4 +1,4 @@
-"""The ratios as a bar chart: Octavo's time over the fastest peer's, shorter is better, with a line where they are equal."""
+"""Two pictures: the ratios as bars (shorter is better, with a line where both are equal), and the time of matmuls by size as lines."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from html import escape
 
 from .cases import Outcome, geomean
 from .results import Results
+from .sweep import LARGEST, OTHERS, Sweep
 
 LABELS, BARS, MARGIN = 130, 480, 60  # widths
 BAR, GAP, HEAD, FOOT = 9, 8, 64, 26  # heights
@@ -46,7 +47,35 @@ def as_svg(results: Results) -> str:
         parts.append(_text(at + 14, 38, words))
         at += 210
     parts.append(_text(8, height - 8, f"{results.date}, {results.machine.cpu}; {', '.join(results.versions)}", size=9))
-    width = LABELS + BARS + MARGIN
+    return _svg(LABELS + BARS + MARGIN, height, parts)
+
+
+PLOT = (560, 300)  # width and height
+LINES = ("#2563a8", "#c2562d", "#3d8a4f", "#8a5fb0")
+
+
+def sweep_as_svg(sweep: Sweep) -> str:
+    """Microseconds over size, a line for each axis."""
+    width, height = PLOT
+    left, bottom, top = 50, height - 30, 30
+    highest = max(t for times in sweep.ns.values() for t in times) / 1e3
+    x_of = lambda size: left + (size - 1) / (LARGEST - 1) * (width - left - 20)
+    y_of = lambda us: bottom - us / highest * (bottom - top)
+    parts = [_text(8, 18, f"Time of a matmul in us, one size moving, the others {OTHERS}; one thread", size=13)]
+    for k, (colour, (axis, times)) in enumerate(zip(LINES, sweep.ns.items(), strict=False)):
+        points = " ".join(f"{x_of(size):.1f},{y_of(t / 1e3):.1f}" for size, t in enumerate(times, 1))
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
+        parts.append(f'<rect x="{left + 12}" y="{top + 12 + 16 * k}" width="9" height="9" fill="{colour}"/>')
+        parts.append(_text(left + 26, top + 21 + 16 * k, axis))
+    for size in (1, *range(16, LARGEST, 16), LARGEST):
+        parts.append(_text(x_of(size), bottom + 16, str(size), "middle", 10))
+    for share in (0, 0.5, 1):
+        parts.append(_text(left - 6, y_of(highest * share) + 4, f"{highest * share:.1f}", "end", 10))
+    parts.append(f'<path d="M{left},{top} V{bottom} H{width - 20}" fill="none" stroke="{GREY}"/>')
+    return _svg(width, height, parts)
+
+
+def _svg(width: float, height: float, parts: list[str]) -> str:
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     return "\n".join([f'{head} font-family="sans-serif" font-size="11" fill="{GREY}">', *parts, "</svg>", ""])
 

@@ -12,27 +12,32 @@ from ... import __version__
 from ...compiler.machine import Machine, describe_machine
 from .cases import Outcome, geomean
 from .floors import COMPILED, Floors
+from .limits import Limits, Share
+from .sweep import LARGEST, OTHERS, Sweep
 
 SCALED = ("resnet50", "bert_base")  # models whose speed with two threads is compared with one
 
 
 @dataclass(frozen=True)
 class Results:
-    """All that a run found out; `floors` is None where only some models were measured."""
+    """All that a run found out; `floors`, `limits` and `sweep` are None where only some models were measured."""
 
     date: str
     octavo: str
     machine: Machine
     seconds: float
+    target: str
     outcomes: tuple[Outcome, ...]
-    floors: Floors | None
     failures: Mapping[str, str]
+    floors: Floors | None = None
+    limits: Limits | None = None
+    sweep: Sweep | None = None
 
     @staticmethod
-    def of(outcomes: Sequence[Outcome], floors: Floors | None, failures: Mapping[str, str], seconds: float) -> Results:
-        """The results of now and here."""
+    def of(outcomes: Sequence[Outcome], failures: Mapping[str, str], seconds: float, target: str = "native", **alone: Any) -> Results:
+        """The results of now and here; `alone`: floors, limits and sweep, where they were measured."""
         date = datetime.now(UTC).strftime("%Y-%m-%d")
-        return Results(date, __version__, describe_machine(), seconds, tuple(outcomes), floors, failures)
+        return Results(date, __version__, describe_machine(), seconds, target, tuple(outcomes), failures, **alone)
 
     @property
     def threads(self) -> tuple[int, ...]:
@@ -59,9 +64,13 @@ class Results:
     def setting(self) -> tuple[str, ...]:
         """Lines that say what was measured, on what and how."""
         scheduling = ", then ".join(dict.fromkeys(o.report.scheduling for o in self.outcomes))
+        peers = {r.runtime for o in self.outcomes for r in o.report.results[1:]}
+        limited = f"code for {self.target}; peers are kept to its instructions" if self.target != "native" else ""
+        free = ", but onnxruntime, which knows no such limit, is not" if "onnxruntime" in peers else ""
         return (
             f"{self.date}, {self.machine!s}",
-            f"{', '.join(self.versions)}; float32 arithmetic, default settings, no tuning",
+            *([limited + free] if limited else []),
+            f"{', '.join(self.versions)}; float32 arithmetic, no tuning",
             f"each runtime in a process of its own, taking turns, {self.seconds:g} s each in 7 rounds; {scheduling}",
         )
 
@@ -84,8 +93,8 @@ def as_json(results: Results) -> dict[str, Any]:
     outcomes = [{**asdict(o), "fastest_peer": o.fastest.runtime if o.fastest else None} for o in results.outcomes]
     summary = {str(t): _summary(results.at(t)) for t in results.threads}
     fields = {"date": results.date, "octavo": results.octavo, "machine": asdict(results.machine), "seconds": results.seconds}
-    floors = asdict(results.floors) if results.floors else None
-    return {**fields, "summary": summary, "floors": floors, "failures": dict(results.failures), "outcomes": outcomes}
+    alone = {name: asdict(part) if (part := getattr(results, name)) else None for name in ("floors", "limits", "sweep")}
+    return {**fields, "target": results.target, "summary": summary, **alone, "failures": dict(results.failures), "outcomes": outcomes}
 
 
 def _summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -102,8 +111,10 @@ def sections(results: Results) -> list[Section]:
     found = [_latency(results.at(t), t) for t in results.threads]
     if results.outcomes:
         found.append(_memory(results))
+    if results.limits:
+        found += _limits(results.limits)
     if results.floors:
-        found.append(_floors(results, results.floors))
+        found.append(_floors(results, results.floors, results.sweep))
     return found
 
 
@@ -149,16 +160,34 @@ def _memory(results: Results) -> Section:
     return Section("Octavo's start and memory, one thread", columns, tuple(rows), (note,))
 
 
-def _floors(results: Results, floors: Floors) -> Section:
+def _limits(limits: Limits) -> list[Section]:
+    found = [Section("Square matmuls, one thread", ("m x n x k", "GFLOP/s", "peak beside it", "share"), _shares(limits.squares))]
+    for name, shares in limits.models.items():
+        rows = tuple((words, str(s.calls), *rest) for s, (words, *rest) in zip(shares, _shares(shares), strict=True))
+        columns = (f"matmuls and convolutions of {name}", "calls", "GFLOP/s", "peak beside it", "share")
+        found.append(Section(f"Kernels of {name}, one thread", columns, rows))
+    columns = (f"{limits.array_mb:.0f} MB of arrays", "GB/s", "best loop beside it", "share")
+    note = "the loop reads and writes as many arrays as the op, with ordinary or with non-temporal stores, whichever is faster"
+    found.append(Section("Ops bound by memory, one thread", columns, _shares(limits.memory), (note,)))
+    return found
+
+
+def _shares(shares: Sequence[Share]) -> tuple[tuple[str, ...], ...]:
+    return tuple((s.name, f"{s.reached:.3g}", f"{s.limit:.3g}", f"{s.share:.0%}") for s in shares)
+
+
+def _floors(results: Results, floors: Floors, sweep: Sweep | None) -> Section:
     rows = [
-        ("peak of one core, f32 multiply-adds", f"{floors.peak_gflops:.0f} GFLOP/s"),
-        ("matmul 1024 x 1024 x 1024, one thread", f"{floors.matmul_gflops:.0f} GFLOP/s, {floors.matmul_share:.0%} of the peak"),
         (f"compile {COMPILED}, empty cache", f"{floors.compile_s:.1f} s"),
         (f"compile {COMPILED}, from the cache", f"{floors.cached_s:.2f} s"),
         ("a call of a ten-op graph from Python", f"{floors.call_us:.1f} us"),
         ("a call of a ten-op graph from C, of which its kernels", f"{floors.c_call_us:.2f} us, {floors.kernel_us:.2f} us"),
         ("compile 10,000 nodes over 1,000: matmuls; softmaxes and pointwise", f"{floors.chain_growth:.1f}; {floors.mix_growth:.1f}"),
+        *((f"subnormal {what} over normal ones", f"{ratio:.2f}") for what, ratio in floors.subnormal_ratios.items()),
     ]
+    if sweep:
+        words = f"steepest cliff of matmuls with sizes 1 to {LARGEST}, the others {OTHERS}"
+        rows.append((words, f"{sweep.cliff:.2f} between {sweep.where}"))
     alone, beside = ({o.name: o.ours.median_ms for o in results.at(t)} for t in (1, 2))
     for name in SCALED:
         if name in alone and name in beside:
@@ -166,10 +195,18 @@ def _floors(results: Results, floors: Floors) -> Section:
     return Section("Octavo alone", ("figure", "measured"), tuple(rows), (f"{floors.scheduling}; compiling on all cores",))
 
 
+def stem(results: Results) -> str:
+    """What the files of these results are called."""
+    return "speed" if results.target == "native" else f"speed-{results.target}"
+
+
 def as_markdown(results: Results) -> str:
-    lines = ["# Speed", "", "Written by `python -m octavo.benchmarks.speed`.", ""]
+    command = "python -m octavo.benchmarks.speed" + (f" --target {results.target}" if results.target != "native" else "")
+    lines = ["# Speed", "", f"Written by `{command}`.", ""]
     lines += [f"- {line}" for line in (*results.setting, *(f"warning: {w}" for w in results.warnings))]
-    lines += ["", "![Octavo's time over the fastest peer's](speed.svg)"]
+    lines += ["", f"![Octavo's time over the fastest peer's]({stem(results)}.svg)"]
+    if results.sweep:
+        lines += ["", f"![Time of small matmuls by size]({stem(results)}-sizes.svg)"]
     for section in sections(results):
         marks = ["---" if k < section.text else "---:" for k in range(len(section.columns))]
         table = [section.columns, tuple(marks), *section.rows]

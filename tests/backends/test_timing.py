@@ -9,8 +9,9 @@ import octavo
 import pytest
 from octavo import ops
 from octavo.backends.cpu import timing
-from octavo.backends.cpu.peak import Peaks
+from octavo.backends.cpu.peak import STORES, WRITERS, Peaks
 from octavo.backends.cpu.timing import Logged, TimedProgram, timed
+from octavo.backends.runtime.executable import aligned
 from octavo.backends.target import TARGETS, find_target
 from octavo.benchmarks import zoo
 from octavo.compiler.driver import Compilation, compile_native
@@ -83,3 +84,17 @@ def test_peaks_are_positive_numbers(threads: int) -> None:
     peaks = Peaks(find_target("native"), threads)
     for figure in (peaks.flops(repeats=1), peaks.bandwidth(nbytes=1 << 20, repeats=1)):
         assert 0 < figure < math.inf
+    assert all(0 < figure < math.inf for figure in peaks.streams(nbytes=1 << 20, repeats=1).values())
+
+
+def test_loops_that_write_copy_and_add() -> None:
+    peaks, size = Peaks(find_target("native")), 1 << 14
+    arrays = np.arange(3 * size, dtype=np.float32)
+    for name, reads in WRITERS.items():
+        for way in STORES:
+            given = arrays.copy()
+            view = aligned(given.nbytes).view(np.float32)
+            view[:] = given
+            peaks.loops[name + way](view.ctypes.data, size // peaks.block)
+            written = view[reads * size : (reads + 1) * size]
+            np.testing.assert_array_equal(written, arrays[: reads * size].reshape(reads, size).sum(0))

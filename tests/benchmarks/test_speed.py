@@ -14,9 +14,11 @@ from click.testing import CliRunner
 from octavo.benchmarks.c_runner import CRunner
 from octavo.benchmarks.speed.__main__ import main
 from octavo.benchmarks.speed.cases import Outcome, case_names, geomean
-from octavo.benchmarks.speed.chart import as_svg
-from octavo.benchmarks.speed.floors import Floors, ten_ops
+from octavo.benchmarks.speed.chart import as_svg, sweep_as_svg
+from octavo.benchmarks.speed.floors import Floors, subnormal_ratio, ten_ops
+from octavo.benchmarks.speed.limits import Limits, Share
 from octavo.benchmarks.speed.results import Results, as_json, as_markdown
+from octavo.benchmarks.speed.sweep import AXES, Sweep, steepest, sweep_times
 from octavo.compiler.bench import BenchReport, Measured
 from octavo.compiler.driver import compile
 from octavo.compiler.machine import describe_machine
@@ -35,13 +37,17 @@ def outcome(name: str, threads: int, *peers: tuple[str, float]) -> Outcome:
     return Outcome(name, "zoo", report, 10.0, 2.0)
 
 
-FLOORS = Floors(200.0, 180.0, 0.9, 7.5, 0.25, 4.5, 0.6, 0.2, 9.5, 9.9, "core 0")
+FLOORS = Floors(7.5, 0.25, 4.5, 0.6, 0.2, 9.5, 9.9, {"inputs": 1.01, "weights": 1.02}, "core 0")
+KERNEL = Share("conv to 1 x 8 x 8 x 4, sums of 36", 150.0, 200.0, 0.75, 3)
+LIMITS = Limits((Share("1024 x 1024 x 1024", 180.0, 200.0, 0.9),), {"resnet50": (KERNEL,)}, (Share("relu", 19.0, 20.0, 0.95),), 768.0)
+SWEEP = Sweep({axis: tuple(100.0 * size for size in range(1, 71)) for axis in AXES}, 1.25, "n = 16 and 17")
 
 
 @pytest.fixture
 def results() -> Results:
     found = [outcome("resnet50", t, ("onnxruntime", 2.0), ("openvino", 1.25)) for t in (1, 2)]
-    return Results.of([*found, outcome("<odd>", 1, ("onnxruntime", 0.5)), outcome("alone", 1)], FLOORS, {"lost": "no network"}, 1.0)
+    outcomes = [*found, outcome("<odd>", 1, ("onnxruntime", 0.5)), outcome("alone", 1)]
+    return Results.of(outcomes, {"lost": "no network"}, 1.0, floors=FLOORS, limits=LIMITS, sweep=SWEEP)
 
 
 def test_the_fastest_peer_is_the_one_to_beat(results: Results) -> None:
@@ -60,8 +66,13 @@ def test_the_page_has_machine_versions_spread_and_floors(results: Results) -> No
     assert "| alone | zoo | float32[1, 4] | 1 | - | - | - | 3% |" in text
     assert describe_machine().cpu in text
     assert "octavo 1.0, onnxruntime 1.0, openvino 1.0" in text
-    assert "180 GFLOP/s, 90% of the peak" in text
     assert "| 0.60 us, 0.20 us |" in text
+    assert "| 1024 x 1024 x 1024 | 180 | 200 | 90% |" in text
+    assert "| conv to 1 x 8 x 8 x 4, sums of 36 | 3 | 150 | 200 | 75% |" in text
+    assert "| relu | 19 | 20 | 95% |" in text
+    assert "1.25 between n = 16 and 17" in text
+    assert "| subnormal weights over normal ones | 1.02 |" in text
+    assert "(speed-sizes.svg)" in text
     assert "| two threads on resnet50 | 1.00 times as fast as one |" in text
     assert "warning: lost was not measured: no network" in text
 
@@ -71,6 +82,32 @@ def test_the_chart_is_well_formed_and_leaves_out_what_has_no_ratio(results: Resu
     words = [t.text for t in svg.iter("{http://www.w3.org/2000/svg}text")]
     assert {"resnet50", "<odd>", "0.80", "2.00"} <= set(words)
     assert "alone" not in words
+
+
+def test_results_for_a_target_say_who_is_kept_to_it() -> None:
+    found = Results.of([outcome("resnet50", 1, ("onnxruntime", 2.0))], {}, 1.0, "x86-64-v3")
+    text = as_markdown(found)
+    assert "code for x86-64-v3; peers are kept to its instructions, but onnxruntime, which knows no such limit, is not" in text
+    assert "(speed-x86-64-v3.svg)" in text
+    assert as_json(found)["target"] == "x86-64-v3"
+
+
+def test_a_cliff_is_found_where_the_time_leaps_and_vectors_do_not() -> None:
+    flat = tuple(10_000.0 * -(-size // 8) for size in range(1, 71))  # eight lanes: one more vector, as much more time
+    assert steepest({"n": flat}, 8)[0] == pytest.approx(1.0)
+    leap = (*flat[:40], 3 * flat[40], *flat[41:])
+    assert steepest({"n": leap}, 8) == (pytest.approx(3.0), "n = 41 and 42")
+
+
+def test_the_sizes_are_drawn_as_a_line_for_each_axis() -> None:
+    svg = ET.fromstring(sweep_as_svg(SWEEP))
+    lines = list(svg.iter("{http://www.w3.org/2000/svg}polyline"))
+    assert [len(line.get("points").split()) for line in lines] == [70] * len(AXES)
+
+
+def test_figures_of_octavo_alone_are_found() -> None:
+    assert 0 < subnormal_ratio("native", 1, 1e-40, 1.0) < math.inf
+    assert {shape[:2] for shape, ns in sweep_times([(1, 2, 3), (5, 7, 16)], "native") if ns > 0} == {(1, 2), (5, 7)}
 
 
 def test_the_geometric_mean_ignores_what_is_no_number() -> None:
