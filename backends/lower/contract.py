@@ -39,7 +39,7 @@ from ...ir.scalar import LOOPS, compute_dtype
 from ...ir.types import DType, bool_, i64
 from ..target import Target
 from .access import Access, Index, in_memory, linear, strides_of, unravel
-from .contraction import BLOCK_BYTES, Contraction, contraction, contraction_of, epilogue, least_size, tile_for
+from .contraction import BLOCK_BYTES, Contraction, contraction, contraction_of, epilogue, expected_rows, least_size, tile_for
 from .kernel import Params, access, const, function, loops, parameters, spread
 from .micro import LINE_BYTES, multiply_add
 
@@ -403,7 +403,7 @@ class _Micro:
         tile, item, depth = plan.tile, plan.what.packed.dtype.itemsize, dim_product(plan.inner)
         if isinstance(depth, DimExpr) or (place.blocks == 1 and not plan.deep):
             return [], lambda k, unroll: []
-        tiles = -(-plan.least // tile.rows)
+        tiles = -(-expected_rows(plan.total) // tile.rows)
         if plan.deep:  # the next panel, then the first panel of the next chunk, then the next block
             tiles = min(tiles, GROUP)
             whole = size_expr(plan.depth * tile.width)

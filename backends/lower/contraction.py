@@ -49,6 +49,12 @@ def least_size(d: Dim) -> int:
     return evaluate_dim(d, dict.fromkeys(symbols_of(d), 1))
 
 
+def expected_rows(rows: Dim) -> int:
+    """How many rows to plan for: with the least sizes, or many if they are few but may be more: one kernel serves all batches."""
+    least = least_size(rows)
+    return MANY_ROWS if least < FEW_ROWS and least != rows else least
+
+
 def tile_for(node: Node, target: Target, width: int | None = None) -> Tile:
     """The register tile of a contraction: of those that the registers hold the one that needs the least time for its rows and columns.
 
@@ -68,9 +74,7 @@ def tile_for(node: Node, target: Target, width: int | None = None) -> Tile:
     if target.kind == "gpu":  # of a block: `GRID_LANES` threads side by side, up to four columns each
         needed = -(-columns // GRID_LANES) if isinstance(columns, int) else 4
         return Tile(64, width or GRID_LANES * (needed if needed <= 2 else 4), GRID_LANES)
-    least = least_size(rows)
-    if least < FEW_ROWS and least != rows:
-        least = MANY_ROWS
+    least = expected_rows(rows)
     vectors = -(-evaluate_dim(columns, dict.fromkeys(symbols_of(columns), MANY_ROWS)) // lanes)
     aliased = row * a.dtype.itemsize % ALIAS_BYTES == 0
     most = ALIAS_ROWS if aliased else target.registers
