@@ -12,7 +12,7 @@ import numpy as np
 from ...ir.dims import Dim
 from ...ir.errors import UnsupportedOp
 from ...ir.graph import Graph, Node
-from ...ir.types import TensorType, bool_, i32, i64
+from ...ir.types import TensorType, bool_, f32, i32, i64
 from .files import ONNX_TYPES
 from .writer import Writer, exports
 
@@ -438,6 +438,27 @@ def bind_size(w: Writer, node: Node, x: list[str]) -> str:
 @exports("after")
 def after(w: Writer, node: Node, x: list[str]) -> str:
     return w.one("Identity", x[0])
+
+
+# recurrent layers
+
+PLAIN_OPERANDS = {"lstm": 6, "gru": 5, "rnn": 5}  # without sequence lengths and peepholes
+
+
+def plain_recurrent(node: Node) -> bool:
+    """Whether a layer is one that every runtime knows."""
+    others = ("activations", "activation_alpha", "activation_beta", "layout")
+    return len(node.inputs) == PLAIN_OPERANDS[node.op] and node.inputs[0].dtype is f32 and not any(node.attrs.get(a) for a in others)
+
+
+@exports("lstm", "gru", "rnn", only=plain_recurrent)
+def recurrent(w: Writer, node: Node, x: list[str]) -> list[str]:
+    a = node.attrs
+    return w.emit(
+        node.op.upper(), *x[:4], "", *x[4:], results=len(node.types), hidden_size=node.inputs[2].shape[2],
+        direction=a.get("direction", "forward"), clip=a.get("clip") or None,
+        input_forget=int(a.get("input_forget", False)) or None, linear_before_reset=int(a.get("linear_before_reset", False)) or None,
+    )  # fmt: skip
 
 
 # control flow

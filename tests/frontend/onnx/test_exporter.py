@@ -77,6 +77,14 @@ def test_symbolic_sizes_are_computed_from_the_inputs(batch: int, seq: int) -> No
             np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("op", "gates", "states"), [("lstm", 4, 2), ("gru", 3, 1), ("rnn", 1, 1)])
+def test_a_plain_recurrent_layer_is_one_node(op: str, gates: int, states: int) -> None:
+    shapes = [(5, 2, 3), (2, 4 * gates, 3), (2, 4 * gates, 4), (2, 8 * gates), *[(2, 2, 4)] * states]
+    inputs = tuple(input_value(f"x{k}", TensorType(f32, shape)) for k, shape in enumerate(shapes))
+    proto = export_model(Graph("g", inputs, apply_node(op, inputs, {"direction": "bidirectional"}).outputs))
+    assert [n.op_type for n in proto.graph.node if n.op_type != "Identity"] == [op.upper()]
+
+
 def test_names_and_symbols_are_kept() -> None:
     proto = export_model(symbolic())
     assert [v.name for v in proto.graph.input] == ["tokens"]
