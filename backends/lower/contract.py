@@ -112,7 +112,7 @@ class _Contract:
         self.outer, self.inner = what.k[:0], what.k  # loops through chunks of k, and those summed without leaving the registers
         self.deep = self.widened = False  # whether tiles pass in groups, and over a copy of the panel
         few = isinstance(self.total, int) and self.total <= self.tile.rows
-        if isinstance(self.depth, int) and not few:
+        if isinstance(self.depth, int) and isinstance(what.n, int) and not few:
             self.widened = _is_narrow(what, self.dtype)
             row = width * self.dtype.itemsize
             if self.widened or self.depth * row > BLOCK_BYTES:

@@ -6,7 +6,7 @@ import pytest
 from octavo.ir.dims import parse_dim
 from octavo.ir.graph import Graph, Value, const_value, input_value
 from octavo.ir.ops.registry import apply
-from octavo.ir.types import TensorType, f32
+from octavo.ir.types import TensorType, f16, f32
 from octavo.passes.narrow import keep_narrow
 from octavo.passes.pipeline import optimize
 
@@ -73,3 +73,11 @@ def test_a_deep_product_is_widened_in_chunks():
     expected = x.astype(np.float64) @ deep
     assert np.abs(model(x) - expected).max() < 1e-5 * np.abs(expected).max()
     assert np.array_equal(model(x[:5]), model(x)[:5])
+
+
+def test_narrow_matrices_of_any_width_are_multiplied():
+    a = input_value("a", TensorType(f16, (5, 6)))
+    b = input_value("b", TensorType(f16, (6, parse_dim("columns"))))
+    model = octavo.compile(Graph("g", (a, b), (apply("matmul", a, b),)))
+    x, y = RNG.standard_normal((5, 6)).astype(np.float16), RNG.standard_normal((6, 41)).astype(np.float16)
+    assert np.abs(model(x, y) - x.astype(np.float32) @ y).max() < 0.02
