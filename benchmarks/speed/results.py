@@ -165,7 +165,9 @@ def _limits(limits: Limits) -> list[Section]:
     for name, shares in limits.models.items():
         rows = tuple((words, str(s.calls), *rest) for s, (words, *rest) in zip(shares, _shares(shares), strict=True))
         columns = (f"matmuls and convolutions of {name}", "calls", "GFLOP/s", "peak beside it", "share")
-        found.append(Section(f"Kernels of {name}, one thread", columns, rows))
+        note = "more than 100 % is Winograd's way to compute a convolution, with fewer multiplications than are counted here"
+        notes = (note,) if any(s.share > 1 for s in shares) else ()
+        found.append(Section(f"Kernels of {name}, one thread", columns, rows, notes))
     columns = (f"{limits.array_mb:.0f} MB of arrays", "GB/s", "best loop beside it", "share")
     note = "the loop reads and writes as many arrays as the op, with ordinary or with non-temporal stores, whichever is faster"
     found.append(Section("Ops bound by memory, one thread", columns, _shares(limits.memory), (note,)))
