@@ -2,8 +2,8 @@
 
 A tile of `rows` x `width` sums in registers over k, in order of k, one chain per element: results do not depend on the tile, the
 blocking, the threads or the position in the batch.  The first operand's rows are walked where they lie (a padded channels-last image
-needs no im2col: each row of the tile has its own pointer) or staged row by row into scratch memory when a fused prologue computes
-them or when they would collide in the cache.  The second operand is packed in panels of `width` columns (`ir/ops/packing.py`).
+needs no im2col: each row of the tile has its own pointer) or staged row by row into scratch memory where a fused prologue computes
+them or they are to be widened.  The second operand is packed in panels of `width` columns (`ir/ops/packing.py`).
 
 A task is a block of panels for one tile, or, where k is deep, for a group of tiles: then k runs in chunks, a chunk of a panel stays in
 the first-level cache while the tiles pass over it, and the sums of every tile wait in scratch memory between chunks.  Panels of a
