@@ -23,7 +23,7 @@ from .kernel import const
 GRID_LANES = 16  # threads of a block that compute neighbouring columns
 FEW_ROWS, MANY_ROWS = 8, 64  # fewer rows than this, if they may be more, count as so many
 ALIAS_BYTES, ALIAS_ROWS = 4096, 9  # rows this far apart share sets of the first-level cache, which hold so many and the panel
-MULTIPLY_ADD_CYCLES = 4  # before a sum can be used
+MULTIPLY_ADD_CYCLES = 4.6  # before a sum can be used, with what is lost where no more sums are there than that takes
 BLOCK_BYTES = 1 << 19  # of packed panels that one sweep over the rows reads: with the next, they fit the second-level cache
 L1_BYTES = 1 << 15  # of rows that stay in the first-level cache while the panels pass
 LOAD_COST = 0.02  # cycles that multiplying does not hide, for each row or vector that a step of k reads,
@@ -93,10 +93,13 @@ def tile_for(node: Node, target: Target, width: int | None = None) -> Tile:
 
 
 def _tiles(registers: int, most_rows: int) -> Iterator[tuple[int, int]]:
-    """(rows, vectors in a row) of tiles whose sums fit the registers beside a row of the second operand and an element of the first."""
+    """(rows, vectors in a row) of tiles whose sums fit the registers beside a row of the second operand and an element of the first.
+
+    A tile wider than it has rows would read more of the panels than the second-level cache gives.
+    """
     for vectors in range(1, 5):
         most = min(most_rows, (registers - vectors - 1) // vectors)
-        yield from ((rows, vectors) for rows in range(max(1, most - 3), most + 1))
+        yield from ((rows, vectors) for rows in range(max(vectors, most - 3), most + 1))
 
 
 def _time(tile: tuple[int, int], rows: int, vectors: int, row_cost: float) -> float:
