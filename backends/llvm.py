@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from ..ir.errors import CodegenError
 from ..ir.loops import (
+    Address,
     Alloc,
     Barrier,
     Bitcast,
@@ -69,6 +70,7 @@ class Emitter(Instructions):
         self._impure: dict[int, bool] = {}
         self._alive: list[Expr] = []  # expressions whose ids are keys here must not be collected
         self._coefficients: dict[tuple[int, int], Expr | None] = {}
+        self.streams = False  # whether a store so far goes past the caches
 
     # --- text ---------------------------------------------------------------------------------------------------------------
 
@@ -146,6 +148,8 @@ class Emitter(Instructions):
                     lanes = self.vector.lanes
                     return Val("<" + ", ".join(f"i64 {k}" for k in range(lanes)) + ">", i64, lanes)
                 return self.bindings[id(e)]
+            case Address():
+                return self.define(f"ptrtoint ptr {self.buffers[id(e.buf)]} to i64", i64)
             case Load():
                 return self.load(e, base)
             case Cast():
@@ -268,7 +272,9 @@ class Emitter(Instructions):
         if moves == 1:
             pointer = self.address(s.buf, self.value(s.index, base=True))
             if live is None:
-                self.put(f"store {vt} {value.text}, ptr {pointer}, align {self.align(s.buf.dtype)}")
+                self.streams |= s.stream > 0
+                how = f"{s.stream}, !nontemporal !{{i32 1}}" if s.stream else str(self.align(s.buf.dtype))
+                self.put(f"store {vt} {value.text}, ptr {pointer}, align {how}")
                 return
             name = f"llvm.masked.store.v{lanes}{self._suffix(s.buf.dtype, memory=True)}.p0"
             self.declarations.add(f"declare void @{name}({vt}, ptr, i32, <{lanes} x i1>)")

@@ -157,6 +157,15 @@ class Load(Expr):
         self.other = as_expr(other, buf.dtype) if mask is not None else None
 
 
+class Address(Expr):
+    """Where a buffer begins in memory, in bytes; i64."""
+
+    __slots__ = ("buf",)
+
+    def __init__(self, buf: Buf):
+        self.buf, self.dtype = buf, i64
+
+
 class Op(Expr):
     """An operation on scalars; the names are those of `OPERATIONS`."""
 
@@ -291,12 +300,17 @@ def _atom_expr(atom: Atom) -> Expr:
 
 @dataclass(frozen=True, eq=False)
 class Store:
-    """buf[index] = value, where `mask` holds."""
+    """buf[index] = value, where `mask` holds.
+
+    stream: unless 0, whole vectors of neighbours go to memory past the caches, and lie at multiples of so many bytes; such a store
+    is a hint, but an address that is no such multiple may fault.
+    """
 
     buf: Buf
     index: Expr
     value: Expr
     mask: Expr | None = None
+    stream: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -498,7 +512,11 @@ def _statement(s: Stmt, pad: str) -> Iterator[str]:
         case Store():
             yield from _with_shared(
                 [s.index, s.value] + ([s.mask] if s.mask is not None else []),
-                lambda t: f"{s.buf.name}[{t[0]}] = {t[1]}" + (f" where {t[2]}" if s.mask is not None else ""),
+                lambda t: (
+                    (f"stream {s.stream} " if s.stream else "")
+                    + f"{s.buf.name}[{t[0]}] = {t[1]}"
+                    + (f" where {t[2]}" if s.mask is not None else "")
+                ),
                 pad,
             )
         case Let():
@@ -569,6 +587,8 @@ def _expr_text(e: Expr, args: list[str]) -> str:
             return repr(e.value) if e.dtype is i64 else f"{e.dtype}({e.value!r})"
         case Var() | Sym():
             return e.name
+        case Address():
+            return f"address({e.buf.name})"
         case Load():
             return f"{e.buf.name}[{args[0]}]" if e.mask is None else f"{e.buf.name}[{args[0]} where {args[1]} else {args[2]}]"
         case Cast():

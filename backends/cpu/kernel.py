@@ -141,7 +141,9 @@ def _range_function(function: LoopFunction, statement: Stmt, name: str) -> tuple
         emitter.body((statement,))
     params = [f"ptr noalias %b{k}" for k in range(len(function.params))] + [f"i64 %s{k}" for k in range(len(function.symbols))]
     header = f"define internal void @{name}({', '.join([*params, 'ptr noalias %scratch', 'i64 %begin', 'i64 %end'])}) noinline {{"
-    lines = [header, "entry:", *emitter.entry, *emitter.lines, "  ret void", "}", ""]
+    # Stores past the caches are ordered by nothing weaker: whoever waits for this range must see them.
+    fence = ["  fence seq_cst"] if emitter.streams else []
+    lines = [header, "entry:", *emitter.entry, *emitter.lines, *fence, "  ret void", "}", ""]
     return "\n".join(lines), emitter.declarations
 
 

@@ -15,6 +15,7 @@ from .access import Access, linear, strides_of, unravel
 from .collapse import collapse, is_pointwise
 from .grid import cells
 from .kernel import UNROLL, access, function, loops, operations, parameters, spread, spread_block
+from .stream import alignment, streamable, versions
 from .tiles import crossing_axis, tiled
 
 BLOCK = 2048  # elements of the innermost dim that one task covers
@@ -64,11 +65,11 @@ def _nest(
     """Loops over `extent` that store each target into a buffer of `shape`, moved by shift (axis, offset)."""
     strides = strides_of(shape)
 
-    def stores(index: Sequence[Expr]) -> list[Stmt]:
+    def stores(index: Sequence[Expr], stream: bool = False) -> list[Stmt]:
         at = list(index)
         if shift[1] != 0:
             at[shift[0]] = at[shift[0]] + size_expr(shift[1])
-        return [Store(b, linear(at, strides), reads.at(v, index)) for v, b in targets]
+        return [Store(b, linear(at, strides), reads.at(v, index), stream=alignment(b, lanes) if stream else 0) for v, b in targets]
 
     if grid:
         return [cells(names, extent, stores)]
@@ -84,16 +85,24 @@ def _nest(
     task = names.var("t")
     *outer_index, block_index = unravel(task, [*(extent[k] for k in outer), blocks])
 
-    def element(offset: Expr, lane: Expr) -> Sequence[Stmt]:
-        if not rank:
-            return stores(())
-        return loops(names, [extent[k] for k in inner], lambda rest: stores([*outer_index, offset + lane, *rest]))
-
     unroll = UNROLL if work <= 12 and not inner else 1
-    if blocks == 1:
-        statements = spread(names, block, lanes, element, unroll)
+
+    def nest(stream: bool) -> list[Stmt]:
+        def element(offset: Expr, lane: Expr) -> Sequence[Stmt]:
+            if not rank:
+                return stores(())
+            return loops(names, [extent[k] for k in inner], lambda rest: stores([*outer_index, offset + lane, *rest], stream))
+
+        if blocks == 1:
+            return spread(names, block, lanes, element, unroll)
+        return spread_block(names, block, BLOCK, block_index, lanes, element, unroll)
+
+    if inner or not rank:
+        statements = nest(False)
     else:
-        statements = spread_block(names, block, BLOCK, block_index, lanes, element, unroll)
+        lines = [shape[-1]] if rank > 1 else []  # every line of the result, and this part of it, begins at a vector
+        begins = [*lines, *([shift[1]] if shift[0] == rank - 1 else [])]
+        statements = versions(streamable([b for _, b in targets], dim_product(shape), begins, lanes, work), nest)
     tasks = size_expr(dim_product([*(extent[k] for k in outer), blocks]))
     cost = size_expr(dim_product([block if blocks == 1 else BLOCK, *(extent[k] for k in inner)])) * work
     return [For(task, tasks, tuple(statements), "parallel", cost=cost)]

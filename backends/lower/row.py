@@ -40,6 +40,7 @@ from ...ir.scalar import LOOPS, compute_dtype
 from .access import Access, Bound, Index, linear, strides_of, unravel
 from .grid import blocks, cells
 from .kernel import access, const, function, loops, operations, parameters, reaches, remainder, spread, spread_block
+from .stream import alignment, streamable, versions
 
 LINES = 16  # of rows side by side; where there are fewer, tasks are strips of a line,
 STRIP = 2  # so many vectors wide
@@ -241,7 +242,7 @@ class _Row:
             scratch[v] = Buf(self.names.var("keep").name, v.dtype, "local" if self.thread is None else "shared", size)
             statements.append(Alloc(scratch[v]))
 
-        def element(reduced: Sequence[Expr], slot: Expr, live: Expr | None) -> list[Stmt]:
+        def element(reduced: Sequence[Expr], slot: Expr, live: Expr | None, stream: bool = False) -> list[Stmt]:
             index = self.shape.join(kept, reduced)
             position = self._row_index(reduced)
             inner: list[Stmt] = []
@@ -252,7 +253,8 @@ class _Row:
             for v in keeping:
                 reads.bind(v, self._kept_read(scratch[v], row_lane))
             for v, b in storing:
-                inner.append(Store(b, linear(index, strides_of(v.shape)), reads.at(v, index)))
+                past = alignment(b, self.lanes) if stream else 0
+                inner.append(Store(b, linear(index, strides_of(v.shape)), reads.at(v, index), stream=past))
             for n in folding:
                 inner += self._fold(n, states[n], reads.at(n.inputs[0], index), position, slot, live)
             return inner
@@ -260,7 +262,11 @@ class _Row:
         if self.thread is not None:
             statements += self._loop_threads(element, self.thread)
         elif self.along:
-            statements += self._loop_along(element, partial)
+            full = self.shape.full
+            large = streamable([b for _, b in storing], dim_product(full), full[-1:], self.lanes, operations(self.body))
+            statements += versions(
+                large, lambda stream: self._loop_along(lambda reduced, slot, live: element(reduced, slot, live, stream), partial)
+            )
         else:
             statements += loops(self.names, self.sizes, lambda reduced: element(reduced, row_lane, None), "r")
         for v in keeping:

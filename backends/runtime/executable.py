@@ -29,6 +29,7 @@ from .status import Status, text_of
 from .threads import Threads
 
 _ALIGNMENT = 64
+_LARGE = 1 << 20  # bytes of a result that starts at a cache line, so that it can be stored past the caches; to arrange that takes 1 us
 _DENSE = 0x101  # NumPy's flags C_CONTIGUOUS and ALIGNED
 _LARGEST = 1 << 47  # bytes that a process can address
 _PLANS = 256  # plans kept for shapes seen lately
@@ -61,10 +62,10 @@ def aligned(nbytes: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What follows from the shapes of the inputs."""
+    """What follows from the shapes of the inputs.  outputs: shape, dtype, and the number of bytes of those that are large, else 0."""
 
     sizes: tuple[int, ...]
-    outputs: tuple[tuple[tuple[int, ...], np.dtype], ...]
+    outputs: tuple[tuple[tuple[int, ...], np.dtype, int], ...]
     workspace: int
 
 
@@ -137,7 +138,9 @@ class Executable:
         shapes = tuple([array.shape for array in arrays])
         plan = self._plans.get(shapes) or self._plan(shapes)
         try:
-            outputs = [np.empty(shape, dtype) for shape, dtype in plan.outputs]
+            outputs = [
+                aligned(large).view(dtype).reshape(shape) if large else np.empty(shape, dtype) for shape, dtype, large in plan.outputs
+            ]
             frame = self._frame(plan.workspace)
         except MemoryError as error:
             raise OctavoError(f"model {self.signature.name!r} needs more memory than there is: {error}") from error
@@ -180,11 +183,11 @@ class Executable:
         signature = self.signature
         env = self._bind(shapes)
         sizes = tuple(env[name] for name in signature.symbols)
-        outputs: list[tuple[tuple[int, ...], np.dtype]] = []
+        outputs: list[tuple[tuple[int, ...], np.dtype, int]] = []
         for spec, dims, dtype in self._output_dims:
             shape = (0,) if spec.defined else tuple(evaluate_dim(d, env) for d in dims)
-            _check_bytes(signature.name, spec, shape, dtype)
-            outputs.append((shape, dtype))
+            nbytes = _check_bytes(signature.name, spec, shape, dtype)
+            outputs.append((shape, dtype, nbytes if nbytes >= _LARGE else 0))
         for dim, where in self._requirements:
             if evaluate_dim(dim, env) != 0:
                 given = ", ".join(f"{name} = {env[name]}" for name in sorted(symbols_of(dim)))

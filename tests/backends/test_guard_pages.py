@@ -13,6 +13,7 @@ import numpy as np
 import octavo
 import pytest
 from octavo import ops
+from octavo.backends.lower import stream
 from octavo.backends.target import runnable
 from octavo.compiler.model import Model
 from octavo.ir.dims import symbol
@@ -92,6 +93,21 @@ def test_odd_lengths_of_every_dtype(level: str):
         return ""
 
     survives(run, list(DTYPES))
+
+
+def test_stores_past_the_caches(monkeypatch: pytest.MonkeyPatch):
+    """Buffers that start at a page stream, those that end at one mostly lie at no multiple of a vector."""
+    monkeypatch.setattr(stream, "STREAM_BYTES", 1)
+    monkeypatch.setenv("OCTAVO_CACHE", "")
+
+    def run(level: str) -> str:
+        x = input_value("x", octavo.spec("f32", ("n", "m")))
+        results = [ops.relu(x), ops.softmax(x, axis=1), ops.cast(x, to=dtype_of("i8")), ops.concat(ops.neg(x), x, axis=1)]
+        model = octavo.compile(Graph("streams", (x,), tuple(results)), target=level, threads=1)
+        shapes = [(1, 4096), (3, 4096), (5, 64), (3, 1001), (1, 1)]
+        return next(filter(None, (compare(model, [np.ones(shape, np.float32)]) for shape in shapes)), "")
+
+    survives(run, LEVELS)
 
 
 def odd_lengths(dtype: str) -> Graph:

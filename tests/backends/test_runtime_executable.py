@@ -39,6 +39,13 @@ def test_outputs_are_new_arrays_each_time():
     assert first.flags.owndata
 
 
+def test_large_outputs_start_at_a_cache_line():
+    executable = load_native(affine(), threads=1)
+    held = [executable.run([ones(rows, 3)])[0] for rows in (100_000, 100_001, 100_007)]
+    assert [y.ctypes.data % 64 for y in held] == [0, 0, 0]
+    assert all((y == 3).all() and y.flags.writeable for y in held)
+
+
 @pytest.mark.parametrize(
     "array",
     [

@@ -40,6 +40,9 @@ CASES = {
         %s = reduce_sum(%x, axes=[1], keepdims=true)
         %y = neg(%s)
     }""",
+    "row_whose_large_results_stream": """graph g(%x: f32[n,16]) -> (%y) {
+        %y = softmax(%x, axis=1)
+    }""",
     "row_in_columns": """graph g(%x: f32[n,3,20]) -> (%y) {
         %y = reduce_sum(%x, axes=[1], keepdims=false)
     }""",
