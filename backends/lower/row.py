@@ -40,7 +40,7 @@ from ...ir.scalar import LOOPS, compute_dtype
 from .access import Access, Bound, Index, linear, strides_of, unravel
 from .grid import blocks, cells
 from .kernel import access, const, function, loops, operations, parameters, reaches, remainder, spread, spread_block
-from .stream import alignment, streamable, versions
+from .stream import ahead, alignment, streamable, versions
 
 LINES = 16  # of rows side by side; where there are fewer, tasks are strips of a line,
 STRIP = 2  # so many vectors wide
@@ -99,8 +99,8 @@ def lower_row(body: Graph, lanes: int, grid: bool = False) -> LoopFunction:
     kept_sizes = [shape.full[k] for k in shape.kept]
     outputs = dict(zip(body.outputs, params.outputs, strict=True))
     if grid:
-        return function(body, params, [_on_grid(body, shape, names, reads, lanes, along, outputs)])
-    emit = _Row(body, shape, names, reads, lanes, along)
+        return function(body, params, [_on_grid(body, shape, names, params.inputs, reads, lanes, along, outputs)])
+    emit = _Row(body, shape, names, params.inputs, reads, lanes, along)
     task = names.var("t")
     work = size_expr(dim_product([shape.full[k] for k in shape.axes])) * operations(body)
     if along:
@@ -121,14 +121,16 @@ def lower_row(body: Graph, lanes: int, grid: bool = False) -> LoopFunction:
     return function(body, params, [loop])
 
 
-def _on_grid(body: Graph, shape: Shape, names: Names, reads: Access, lanes: int, along: bool, outputs: dict[Value, Buf]) -> For:
+def _on_grid(
+    body: Graph, shape: Shape, names: Names, inputs: Sequence[Buf], reads: Access, lanes: int, along: bool, outputs: dict[Value, Buf]
+) -> For:
     """A block for each row, or a thread for each where neighbouring rows are neighbours in memory."""
     kept_sizes = [shape.full[k] for k in shape.kept]
     if not along:
-        emit = _Row(body, shape, names, reads, 1, along, keep=False)
+        emit = _Row(body, shape, names, inputs, reads, 1, along, keep=False)
         return cells(names, kept_sizes, lambda kept: emit.row(kept, outputs, const(0)))
     block, thread = names.var("row"), names.var("thread")
-    emit = _Row(body, shape, names, reads, lanes, along, thread)
+    emit = _Row(body, shape, names, inputs, reads, lanes, along, thread)
     statements = emit.row(unravel(block, kept_sizes), outputs, const(0))
     return blocks(block, dim_product(kept_sizes), thread, lanes * PARTIAL, statements)
 
@@ -154,13 +156,14 @@ class _Row:
         body: Graph,
         shape: Shape,
         names: Names,
+        inputs: Sequence[Buf],
         reads: Access,
         lanes: int,
         along: bool,
         thread: Var | None = None,
         keep: bool = True,
     ):
-        self.body, self.shape, self.names, self.reads = body, shape, names, reads
+        self.body, self.shape, self.names, self.inputs, self.reads = body, shape, names, inputs, reads
         self.lanes, self.along, self.thread = lanes, along, thread
         self.stage = stages(body)
         self.reductions = [n for n in body.nodes if op_def(n.op).kind == "reduction"]
@@ -252,6 +255,9 @@ class _Row:
             reads = Access(self.reads.bound)
             for v in keeping:
                 reads.bind(v, self._kept_read(scratch[v], row_lane))
+            if stream and self.shape.axes[0] == len(self.shape.kept):  # the next row lies behind this one
+                following = linear(index, strides_of(self.shape.full)) + size_expr(dim_product(self.sizes))
+                inner += ahead(self.body, self.inputs, self.shape.full, following)
             for v, b in storing:
                 past = alignment(b, self.lanes) if stream else 0
                 inner.append(Store(b, linear(index, strides_of(v.shape)), reads.at(v, index), stream=past))

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ...ir.dims import Dim
-from ...ir.loops import Address, Buf, Const, Expr, If, Stmt, binary, size_expr
+from ...ir.graph import Graph
+from ...ir.loops import Address, Buf, Const, Expr, If, Prefetch, Stmt, binary, size_expr
 from ...ir.types import bool_
 
 STREAM_BYTES = 64 << 20  # of all results: more than the caches of a core and, on most machines, of all cores together
@@ -39,6 +40,11 @@ def streamable(buffers: Sequence[Buf], size: Dim, begins: Sequence[Dim], lanes: 
     for b in buffers:
         condition = condition & binary("eq", Address(b) % alignment(b, lanes), 0)
     return condition
+
+
+def ahead(body: Graph, buffers: Sequence[Buf], shape: Sequence[Dim], position: Expr) -> list[Stmt]:
+    """Ask for the element at `position` of every input that has this shape: arithmetic and memory must not wait for each other."""
+    return [Prefetch(b, position) for v, b in zip(body.inputs, buffers, strict=True) if v.shape == tuple(shape)]
 
 
 def versions(condition: Expr, make: Callable[[bool], Sequence[Stmt]]) -> list[Stmt]:

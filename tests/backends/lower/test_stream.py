@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -16,7 +17,7 @@ from octavo.backends.lower.lower import lower
 from octavo.backends.runtime.executable import aligned
 from octavo.backends.target import find_target, runnable
 from octavo.ir.graph import Graph, input_value
-from octavo.ir.loops import Const, Expr, If, LoopFunction, Stmt
+from octavo.ir.loops import Const, Expr, If, LoopFunction, Stmt, to_text
 from octavo.ir.text import parse
 from octavo.ir.types import dtype_of
 from octavo.passes.fuse import fuse
@@ -81,6 +82,14 @@ def test_vectors_that_lie_anywhere_do_not_stream(name: str, m: int, offset: int,
 def test_small_results_do_not_stream(only_streaming: None, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(stream, "STREAM_BYTES", 4 * 3 * 1024 + 1)
     assert np.isnan(result(lowered(BODIES["flat"]), "native", 3, 1024)).all()
+
+
+def test_what_streams_asks_for_its_operands_ahead():
+    """A row for the next one; only operands of the result's shape are walked through as it is."""
+    text = to_text(lowered(BODIES["softmax"]))
+    assert re.search(r"prefetch x0\[.* \+ m\)\]", text)
+    assert "prefetch x0" in to_text(lowered(BODIES["rows"]))
+    assert "prefetch x1" not in to_text(lowered(BODIES["rows"]))
 
 
 def test_sizes_that_are_known_and_small_have_one_version():
