@@ -53,6 +53,7 @@ EXACT = frozenset(
 TRANSCENDENTAL = frozenset(
     ("exp", "log", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "pow")
 )
+STEPPED = frozenset(("floor", "ceil", "round", "trunc", "sign"))  # they jump or stay
 # dtype -> (distance from 1 to the next number, smallest normal number)
 STEPS = {
     "f64": (2.0**-52, 2.0**-1022),
@@ -99,7 +100,7 @@ def measure(node: Node, operands: Sequence[Measured], env: Mapping[str, int], rn
     for results in others:
         for result, array, error in zip(results, base, errors):
             change = _change(result, array)
-            if change is None:
+            if change is None or (node.op in STEPPED and change.any()):
                 return None
             np.maximum(error, change, out=error)
     if op_def(node.op).kind == "composite":
