@@ -10,9 +10,9 @@ import numpy as np
 from ...ir.dims import Dim, dim_product, floordiv
 from ...ir.errors import ModelError, UnsupportedOp
 from ...ir.graph import Value
+from ...ir.ops.operators import size as size_of
 from ...ir.types import f32, i64
 from .ops_nn import spatial
-from .ops_resize import cubic_weight, size_value
 from .registry import Operand, Site, Tensor, onnx_op
 
 
@@ -33,7 +33,7 @@ def flat_gather(n: Site, pixels: Value, places: list[Value], sizes: tuple[Dim, .
 
 
 def clamped(n: Site, x: Value, size: Dim) -> Value:
-    return n.apply("clip", x, number(n, 0), n.apply("sub", size_value(n, size), number(n, 1)))
+    return n.apply("clip", x, number(n, 0), n.apply("sub", size_of(size, f32), number(n, 1)))
 
 
 def reflected(n: Site, x: Value, low: Value, high: Value) -> Value:
@@ -47,7 +47,7 @@ def reflected(n: Site, x: Value, low: Value, high: Value) -> Value:
 
 
 def borders(n: Site, size: Dim, align: bool) -> tuple[Value, Value]:
-    last = n.apply("sub", size_value(n, size), number(n, 1))
+    last = n.apply("sub", size_of(size, f32), number(n, 1))
     half = number(n, 0.5)
     return (number(n, 0), last) if align else (number(n, -0.5), n.apply("add", last, half))
 
@@ -64,7 +64,7 @@ def grid_sample(n: Site, x: Tensor, grid: Tensor) -> Value:
     coordinates = []
     for k, size in enumerate(sizes):
         unit = n.reshape(n.slice_axis(flat, 2, rank - 1 - k, rank - k), (batch, points))  # the grid names the last axis first
-        extent, one, half = size_value(n, size), number(n, 1), number(n, 0.5)
+        extent, one, half = size_of(size, f32), number(n, 1), number(n, 0.5)
         shifted = n.apply("add", unit, one)
         if align:
             c = n.apply("mul", n.apply("mul", shifted, half), n.apply("sub", extent, one))
@@ -84,7 +84,7 @@ def grid_sample(n: Site, x: Tensor, grid: Tensor) -> Value:
         for k, size in enumerate(sizes):
             at = offsets[k][choice[k]]
             if padding == "zeros":
-                whole = n.apply("and", n.apply("ge", at, number(n, 0)), n.apply("lt", at, size_value(n, size)))
+                whole = n.apply("and", n.apply("ge", at, number(n, 0)), n.apply("lt", at, size_of(size, f32)))
                 inside = whole if inside is None else n.apply("and", inside, whole)
             elif padding == "reflection":
                 at = n.apply("round", reflected(n, at, *borders(n, size, align)))
@@ -118,7 +118,7 @@ def taps(n: Site, coordinates: list[Value], mode: str) -> tuple[list[list[Value]
         if mode == "linear":
             weights.append([n.apply("sub", number(n, 1), d) for d in distances])
         else:
-            weights.append([cubic_weight(n, d, -0.75) for d in distances])
+            weights.append([n.apply("cubic_kernel", d) for d in distances])
     return places, weights
 
 
@@ -147,7 +147,7 @@ def roi_align(n: Site, x: Tensor, rois: Tensor, batches: Tensor) -> Value:
     points = rows * ratio * columns * ratio
     inside, places, weights = None, [], []
     for c, size in ((c_y, height), (c_x, width)):
-        near = n.apply("and", n.apply("ge", c, number(n, -1)), n.apply("le", c, size_value(n, size)))
+        near = n.apply("and", n.apply("ge", c, number(n, -1)), n.apply("le", c, size_of(size, f32)))
         inside = near if inside is None else n.apply("and", inside, near)
         limited = clamped(n, c, size)
         base = n.apply("floor", limited)

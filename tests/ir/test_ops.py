@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from octavo.ir import ops
 from octavo.ir.dims import evaluate_dim, symbol
-from octavo.ir.errors import ShapeError
+from octavo.ir.errors import ShapeError, UnsupportedOp
 from octavo.ir.evaluate import evaluate, run_meaning, run_op
 from octavo.ir.graph import Graph, Value, input_value
 from octavo.ir.ops.operators import build
@@ -275,6 +275,72 @@ def test_cubic_resize_reproduces_straight_lines_inside():
     x = np.arange(9, dtype=np.float64)[None]
     (result,) = run_op(OPS["resize_cubic"], [x], {"shape": (1, 18), "coefficient": -0.5})
     np.testing.assert_allclose(result[0, 4:-4], (np.arange(18) / 2 - 0.25)[4:-4], rtol=1e-6)
+
+
+def test_antialias_averages_what_a_smaller_image_cannot_show():
+    x = np.arange(8, dtype=np.float32)[None] ** 2
+    (result,) = run_op(OPS["resize_linear"], [x], {"shape": (1, 4), "antialias": True})
+    np.testing.assert_allclose(result[0, 1:3], [np.dot(x[0, k : k + 4], [1, 3, 3, 1]) / 8 for k in (1, 3)], rtol=1e-6)
+    (larger,) = run_op(OPS["resize_cubic"], [x], {"shape": (1, 12), "antialias": True})
+    np.testing.assert_array_equal(larger, run_op(OPS["resize_cubic"], [x], {"shape": (1, 12)})[0])
+
+
+def test_antialias_needs_a_scale_that_is_known():
+    x, n = input_value("x", TensorType(f32, (4, symbol("n")))), symbol("n")
+    with pytest.raises(UnsupportedOp, match="antialias needs static sizes or scales, not an axis of n resized to 3"):
+        apply("resize_linear", x, shape=(4, 3), antialias=True)
+    assert apply("resize_linear", x, shape=(4, n // 2), scales=(1.0, 0.5), antialias=True).shape == (4, n // 2)
+
+
+def test_what_lies_outside_can_be_left_out_of_the_sum():
+    x = np.array([[8, 16, 24, 32]], np.float32)
+    (result,) = run_op(OPS["resize_cubic"], [x], {"shape": (1, 8), "exclude_outside": True})
+    (weights,) = run_op(OPS["cubic_kernel"], [np.array([0.25, 1.25], np.float32)], {})  # the first result lies at -0.25
+    np.testing.assert_allclose(weights, [0.87890625, -0.10546875], rtol=1e-6)
+    np.testing.assert_allclose(result[0, 0], np.dot(x[0, :2], weights) / weights.sum(), rtol=1e-5)
+
+
+def test_a_crop_is_resized_and_surrounded_by_the_extrapolation_value():
+    x = np.array([[0, 10, 20, 30, 40]], np.float32)
+    attrs = {"shape": (1, 4), "coordinates": "tf_crop_and_resize", "extrapolation_value": -1.0}
+    for name, expected in {"resize_linear": [-1, 5, 20, 35], "resize_nearest": [-1, 0, 20, 30]}.items():
+        (result,) = run_op(OPS[name], [x], attrs | {"roi": (0.0, -0.25, 1.0, 0.875)})
+        np.testing.assert_allclose(result, [expected], rtol=1e-6)
+    (middle,) = run_op(OPS["resize_linear"], [x], attrs | {"shape": (1, 1), "roi": (0.0, 0.25, 1.0, 1.0)})
+    np.testing.assert_allclose(middle, [[25]], rtol=1e-6)
+
+
+def test_a_symmetric_resize_keeps_the_centre_where_the_size_was_rounded_down():
+    x = np.arange(5, dtype=np.float32)[None]
+    (result,) = run_op(OPS["resize_linear"], [x], {"shape": (1, 3), "scales": (1.0, 0.7), "coordinates": "half_pixel_symmetric"})
+    np.testing.assert_allclose(result, [[2 - 1 / 0.7, 2, 2 + 1 / 0.7]], rtol=1e-5)
+
+
+def test_a_scale_can_be_a_quotient_of_sizes():
+    x, n = np.arange(8, dtype=np.float32), symbol("n")
+    graph = Graph(
+        "g", (v := input_value("x", TensorType(f32, (n,))),), (apply("resize_linear", v, shape=(3 * n // 5,), scales=((3, 5),)),)
+    )
+    (expected,) = run_op(OPS["resize_linear"], [x], {"shape": (4,), "scales": (0.6,)})
+    np.testing.assert_allclose(evaluate(graph, {"x": x})[0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("attrs", "message"),
+    [
+        ({"scales": (1.0, 0.0)}, r"the scales must be positive numbers, not \(1.0, 0.0\)"),
+        ({"scales": (2.0,)}, "needs a size, and a scale or no scales, for each axis"),
+        ({"coordinates": "centre"}, "the coordinates are one of half_pixel, .* not 'centre'"),
+        ({"coordinates": "tf_crop_and_resize"}, "needs a roi with a start and an end for each axis"),
+        ({"roi": (0.0, 0.0, 1.0, 1.0)}, "tf_crop_and_resize, and nothing else, needs a roi"),
+    ],
+)
+def test_resizes_that_make_no_sense_are_refused(attrs, message):
+    x = input_value("x", TensorType(f32, (4, 5)))
+    with pytest.raises(ShapeError, match=message):
+        apply("resize_nearest", x, shape=(4, 10), **attrs)
+    with pytest.raises(ShapeError, match="axis 1 is empty and cannot be resized to 3"):
+        apply("resize_linear", input_value("x", TensorType(f32, (4, 0))), shape=(4, 3))
 
 
 def sigmoid(x):

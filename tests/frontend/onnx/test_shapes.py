@@ -10,6 +10,7 @@ from octavo.compiler.driver import compile
 from octavo.frontend.onnx import symbolic as sym
 from octavo.ir.dims import dim_max, floordiv, symbol
 from octavo.ir.errors import UnsupportedOp
+from octavo.passes.expand import expand
 
 from .models import imported, ops, run
 
@@ -54,6 +55,48 @@ def test_resize_by_sizes_computed_in_floats() -> None:
     )
     assert [str(d) for d in graph.outputs[0].shape[2:]] == ["(5*h)//(2)", "(5*w)//(2)"]
     assert run(graph, x=np.zeros((1, 1, 3, 4), np.float32))[0].shape == (1, 1, 7, 10)
+
+
+def test_resize_by_a_factor_is_one_op_that_repeats_elements() -> None:
+    graph = imported(
+        """(float[1,1,h,w] x) => (float[1,1,p,q] y) <float[4] scales = {1, 1, 2, 2}> {
+        y = Resize<mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor">(x, , scales) }"""
+    )
+    assert ops(graph) == ["resize_nearest"]
+    assert "gather" not in ops(expand(graph))
+    x = np.arange(6, dtype=np.float32).reshape(1, 1, 2, 3)
+    np.testing.assert_array_equal(run(graph, x=x)[0], x.repeat(2, 2).repeat(2, 3))
+
+
+def test_resize_by_scales_that_are_ratios_of_sizes() -> None:
+    graph = imported(
+        """(float[1,1,6,w] x) => (float[1,1,p,q] y)
+        <float[1] factor = {0.25}, int64[1] three = {3}, int64[1] four = {4}, float[3] ones = {1, 1, 1}> {
+        shape = Shape(x)
+        width = Slice(shape, three, four)
+        wide = Cast<to=1>(width)
+        quarter = Mul(wide, factor)
+        scales = Concat<axis=0>(ones, quarter)
+        y = Resize<mode="linear", coordinate_transformation_mode="asymmetric">(x, , scales) }"""
+    )
+    assert [str(d) for d in graph.outputs[0].shape[2:]] == ["6", "(w*w)//(4)"]
+    x = np.arange(30, dtype=np.float32).reshape(1, 1, 6, 5)
+    expected = np.interp(np.arange(6) / 1.25, np.arange(5), np.arange(5)) + 5 * np.arange(6)[:, None]
+    np.testing.assert_allclose(run(graph, x=x)[0][0, 0], expected, rtol=1e-6)
+    np.testing.assert_allclose(compile(graph)(x)[0, 0], expected, rtol=1e-6)
+    np.testing.assert_allclose(compile(graph, dims={"w": 5})(x)[0, 0], expected, rtol=1e-6)
+
+
+def test_a_shared_scale_keeps_the_aspect_ratio() -> None:
+    """The size 3 stays, but its coordinates move by the factor that the other axis dictates."""
+    graph = imported(
+        """(float[8,3] x) => (float[p,q] y) <int64[2] sizes = {9, 4}> {
+        y = Resize<mode="linear", keep_aspect_ratio_policy="not_larger">(x, , , sizes) }""",
+    )
+    x = np.tile(np.arange(3, dtype=np.float32), (8, 1))
+    (y,) = run(graph, x=x)
+    assert y.shape == (9, 3)
+    np.testing.assert_allclose(y[0], np.clip((np.arange(3) + 0.5) / 1.125 - 0.5, 0, 2), rtol=1e-5, atol=1e-6)
 
 
 def test_expand_by_where_over_a_shape() -> None:
