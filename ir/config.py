@@ -5,7 +5,7 @@ OCTAVO_DEBUG=1       full tracebacks where the CLI would print one line
 OCTAVO_VERIFY=0      no verification after passes (on by default)
 OCTAVO_THREADS=n     how many threads a model may use; by default what affinity and cgroup quota allow
 OCTAVO_CACHE=dir     where compiled kernels and models are kept, each up to 4 GiB; 0 or empty turns the cache off
-OCTAVO_TUNE=seconds  how long to tune schedules; by default not at all
+OCTAVO_TUNE=file     where the schedules that --tune found are kept; by default in the cache folder
 """
 
 from __future__ import annotations
@@ -49,16 +49,11 @@ def cache_dir() -> Path | None:
     return Path(value) if value not in ("", "0") else None
 
 
-def tune_seconds() -> float:
-    """How long to tune; 0 means not at all.  Raises OctavoError unless it is a number of seconds."""
-    value = os.environ.get("OCTAVO_TUNE", "") or "0"
-    try:
-        seconds = float(value.removesuffix("s"))
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise OctavoError(f"OCTAVO_TUNE={value!r} is not a number of seconds such as 60s")
-    return seconds
+def tune_file() -> Path | None:
+    """Where schedules that were measured are kept, or None where there is no cache folder either."""
+    value = os.environ.get("OCTAVO_TUNE", "")
+    folder = cache_dir()
+    return Path(value) if value else folder / "schedules.json" if folder else None
 
 
 def _flag(name: str, default: bool) -> bool:

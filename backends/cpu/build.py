@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -62,10 +62,24 @@ def build(program: Program, target: Target, prefix: str, symbols: tuple[str, ...
     names: dict[int, str] = {}
     calls: list[tuple[str, Kernel]] = []
     for step in program.kernels():
-        symbol = "octavo_k_" + key_of(step.code, target)
+        symbol = symbol_of(step.code, target)
         bodies.setdefault(symbol, step.code)
         names[id(step)] = symbol
         calls.append((symbol, step))
+    found, cached = compile_kernels(bodies, target, progress)
+    scratch = most_scratch({bounds(_scratch(found[s], step), program.limits)[1] for s, step in calls})
+    main = emit_main(program, prefix, symbols, names, scratch, target.triple.split("-")[0])
+    objects = [*(found[s].data for s in sorted(found)), compile_module(main, target, effort=0)]
+    return Built(Variant(target.requires, target.triple, prefix, objects), bodies, calls, scratch, cached)
+
+
+def symbol_of(body: Graph, target: Target) -> str:
+    """The name of a kernel's entry."""
+    return "octavo_k_" + key_of(body, target)
+
+
+def compile_kernels(bodies: Mapping[str, Graph], target: Target, progress: Progress | None = None) -> tuple[dict[str, Code], int]:
+    """The code of kernels by symbol, several at a time, and how many came from the cache."""
     found = {symbol: code for symbol in bodies if (code := _cached(symbol)) is not None}
     todo = sorted((symbol for symbol in bodies if symbol not in found), key=lambda s: not _is_long(bodies[s]))
     cached = len(found)
@@ -76,10 +90,7 @@ def build(program: Program, target: Target, prefix: str, symbols: tuple[str, ...
                 _remember(symbol, code)
                 if progress:
                     progress(len(found), len(bodies))
-    scratch = most_scratch({bounds(_scratch(found[s], step), program.limits)[1] for s, step in calls})
-    main = emit_main(program, prefix, symbols, names, scratch, target.triple.split("-")[0])
-    objects = [*(found[s].data for s in sorted(found)), compile_module(main, target, effort=0)]
-    return Built(Variant(target.requires, target.triple, prefix, objects), bodies, calls, scratch, cached)
+    return found, cached
 
 
 def _scratch(code: Code, step: Kernel) -> Dim:

@@ -56,29 +56,44 @@ def expected_rows(rows: Dim) -> int:
 
 
 def tile_for(node: Node, target: Target, width: int | None = None) -> Tile:
-    """The register tile of a contraction: of those that the registers hold the one that needs the least time for its rows and columns.
+    """The register tile of a contraction: the one that the node names (`tile`, rows and vectors), else the best guess.
 
-    Sizes that are not known count as one, but few rows as many: one kernel serves all batches.  width: of panels packed already.
+    width: of panels packed already.  Raises CodegenError where no tile, or not the one named, is as wide.
+    """
+    lanes = target.lanes(max(32, compute_dtype(node.types[0].dtype).bits))
+    if target.kind == "gpu":  # of a block: `GRID_LANES` threads side by side, up to four columns each
+        columns = _columns(node)
+        needed = -(-columns // GRID_LANES) if isinstance(columns, int) else 4
+        return Tile(64, width or GRID_LANES * (needed if needed <= 2 else 4), GRID_LANES)
+    rows, vectors = node.attrs.get("tile") or next((t for t in tiles(node, target) if width in (None, t[1] * lanes)), (0, 0))
+    if width not in (None, vectors * lanes):
+        raise CodegenError(f"{node!r}: panels of {width} do not fit a tile of {vectors or "up to 4"} vectors of {lanes}")
+    return Tile(rows, vectors * lanes, lanes)
+
+
+def _columns(node: Node) -> Dim:
+    b = node.inputs[1]
+    return b.shape[0] // node.attrs.get("groups", 1) if node.op == "conv" else b.shape[-1]
+
+
+def tiles(node: Node, target: Target) -> list[tuple[int, int]]:
+    """(rows, vectors) of every tile that the registers of a CPU hold, by the time it needs for the contraction's rows and columns.
+
+    Sizes that are not known count as one, but few rows as many: one kernel serves all batches.
     """
     a, b = node.inputs
     if node.op == "conv":
-        columns: Dim = b.shape[0] // node.attrs.get("groups", 1)
         rows = dim_product(node.types[0].shape) // b.shape[0]
         row = a.shape[-1 if node.attrs.get("layout") == "channels_last" else 1]
         steps, (*taps, across) = node.attrs["strides"][-1], b.shape[2:]
     else:
-        columns, row = b.shape[-1], a.shape[-1]
+        row = a.shape[-1]
         rows = dim_product(a.shape[:-1] if b.type.rank == 2 else a.shape[-2:-1])
         steps, taps, across = 1, (), 1
     lanes = target.lanes(max(32, compute_dtype(node.types[0].dtype).bits))
-    if target.kind == "gpu":  # of a block: `GRID_LANES` threads side by side, up to four columns each
-        needed = -(-columns // GRID_LANES) if isinstance(columns, int) else 4
-        return Tile(64, width or GRID_LANES * (needed if needed <= 2 else 4), GRID_LANES)
-    least = expected_rows(rows)
+    least, columns = expected_rows(rows), _columns(node)
     vectors = -(-evaluate_dim(columns, dict.fromkeys(symbols_of(columns), MANY_ROWS)) // lanes)
     aliased = row * a.dtype.itemsize % ALIAS_BYTES == 0
-    most = ALIAS_ROWS if aliased else target.registers
-    tiles = [t for t in _tiles(target.registers, most) if width in (None, t[1] * lanes)]
     pixel = least_size(dim_product((*taps, row)) * a.dtype.itemsize)
 
     def cost(tile: tuple[int, int]) -> tuple[float, int]:
@@ -88,8 +103,7 @@ def tile_for(node: Node, target: Target, width: int | None = None) -> Tile:
             far = False  # k runs in chunks
         return _time(tile, least, vectors, FAR_COST if far else LOAD_COST), -tile[0] * tile[1]
 
-    height, wide = min(tiles, key=cost)
-    return Tile(height, wide * lanes, lanes)
+    return sorted(_tiles(target.registers, ALIAS_ROWS if aliased else target.registers), key=cost)
 
 
 def _tiles(registers: int, most_rows: int) -> Iterator[tuple[int, int]]:
@@ -99,7 +113,7 @@ def _tiles(registers: int, most_rows: int) -> Iterator[tuple[int, int]]:
     """
     for vectors in range(1, 5):
         most = min(most_rows, (registers - vectors - 1) // vectors)
-        yield from ((rows, vectors) for rows in range(max(vectors, most - 3), most + 1))
+        yield from ((rows, vectors) for rows in range(vectors, most + 1))
 
 
 def _time(tile: tuple[int, int], rows: int, vectors: int, row_cost: float) -> float:

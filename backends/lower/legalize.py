@@ -2,10 +2,12 @@
 
 A convolution becomes channels last with its padding as an explicit `pad` (but depthwise, which skips padding itself); the second
 operand of every contraction is packed into panels as wide as the register tile.  Weights fold; activations are packed by a kernel.
+A contraction whose best schedule is known (`schedule.py`) names it in its attribute `tile`; the others compute with the best guess.
 """
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,23 +17,25 @@ from ...ir.graph import Graph, Node, Value, const_value, rewrite
 from ...ir.ops.registry import apply, op_def
 from ...ir.ops.winograd import winograd_kernels
 from ...ir.scalar import compute_dtype
+from ...ir.types import DType
 from ..target import Target
 from .contraction import tile_for
 from .depthwise import is_depthwise
-from .winograd import winograd_width
+from .schedule import Schedules, signature
+from .winograd import winograd_tile_for
 from .winograd_choice import winograd_tile
 
 
-def legalize(graph: Graph, target: Target) -> Graph:
-    """The graph with contractions as the templates want them; sub-graphs too."""
+def legalize(graph: Graph, target: Target, schedules: Schedules = MappingProxyType({})) -> Graph:
+    """The graph with contractions as the templates want them, by these schedules where there is one; sub-graphs too."""
 
     def rule(node: Node, inputs: tuple[Value, ...]) -> Value | tuple[Value, ...] | None:
         if node.op == "conv":
-            return _conv(node, inputs, target)
+            return _conv(node, inputs, target, schedules)
         if node.op == "matmul":
-            return _matmul(node, inputs, target)
+            return _matmul(node, inputs, target, schedules)
         if any(isinstance(a, Graph) for a in node.attrs.values()):
-            attrs = {k: legalize(a, target) if isinstance(a, Graph) else a for k, a in node.attrs.items()}
+            attrs = {k: legalize(a, target, schedules) if isinstance(a, Graph) else a for k, a in node.attrs.items()}
             if any(attrs[k] is not a for k, a in node.attrs.items()):
                 return Node(node.op, inputs, attrs, node.types, node.loc).outputs
         return None
@@ -39,39 +43,57 @@ def legalize(graph: Graph, target: Target) -> Graph:
     return rewrite(graph, rule)
 
 
-def _matmul(node: Node, inputs: tuple[Value, ...], target: Target) -> Value:
+def _scheduled(node: Node, packed: DType, schedules: Schedules, winograd: int | None = None) -> Node:
+    """The contraction with its schedule, if there is one; packed: dtype of its packed operand, winograd: m of F(m)."""
+    schedule = schedules.get(signature(node, packed, winograd)) if schedules else None
+    if schedule is None:
+        return node
+    return Node(node.op, node.inputs, {**node.attrs, "tile": schedule.tile}, node.types, node.loc)
+
+
+def _matmul(node: Node, inputs: tuple[Value, ...], target: Target, schedules: Schedules) -> Value:
     a, b = inputs
-    return Node("matmul", (a, _packed(b, tile_for(node, target).width, node.loc)), node.attrs, node.types, node.loc).outputs[0]
+    stored = _stored(b)
+    node = _scheduled(node, stored.dtype, schedules)
+    panels = _packed(stored, b.dtype, tile_for(node, target).width, node.loc)
+    return Node("matmul", (a, panels), node.attrs, node.types, node.loc).outputs[0]
 
 
-def _packed(matrix: Value, width: int, loc: str) -> Value:
-    """[..., k, n] packed and read back.
+def _stored(matrix: Value) -> Value:
+    """A second operand as it is packed.
 
     Constants of narrow floats are widened once here, not at every use; integers that are cast stay as small as they are.
     """
-    n, dtype = matrix.shape[-1], matrix.dtype
     if matrix.node.op == "cast" and matrix.node.inputs[0].is_const:
-        matrix = matrix.node.inputs[0]
-    elif matrix.is_const and compute_dtype(dtype) is not dtype:
-        matrix = const_value(matrix.array.astype(compute_dtype(dtype).np), loc)
-    unpacked = apply("unpack_panels", _folded("pack_panels", matrix, loc, width=width), columns=n, loc=loc)
+        return matrix.node.inputs[0]
+    wide = compute_dtype(matrix.dtype)
+    return const_value(matrix.array.astype(wide.np), matrix.node.loc) if matrix.is_const and wide is not matrix.dtype else matrix
+
+
+def _packed(stored: Value, dtype: DType, width: int, loc: str) -> Value:
+    """[..., k, n] packed, and read back as `dtype`."""
+    panels = _folded("pack_panels", stored, loc, width=width)
+    unpacked = apply("unpack_panels", panels, columns=stored.shape[-1], loc=loc)
     return unpacked if unpacked.dtype is dtype else apply("cast", unpacked, to=dtype, loc=loc)
 
 
-def _conv(node: Node, inputs: tuple[Value, ...], target: Target) -> Value:
+def _conv(node: Node, inputs: tuple[Value, ...], target: Target, schedules: Schedules) -> Value:
     x, w = inputs
     loc = node.loc
-    attrs: dict[str, Any] = {"groups": 1, "layout": "channels_first", **node.attrs}
     rank = x.type.rank
-    first = attrs["layout"] == "channels_first"
+    first = node.attrs.get("layout", "channels_first") == "channels_first"
     if first:
         x = apply("transpose", x, perm=(0, *range(2, rank), 1), loc=loc)
-        attrs["layout"] = "channels_last"
+    points = winograd_tile(node, target)
+    if not is_depthwise(node):
+        node = _scheduled(node, compute_dtype(w.dtype) if w.is_const else w.dtype, schedules, points)
+    attrs: dict[str, Any] = {"groups": 1, **node.attrs, "layout": "channels_last"}
     if is_depthwise(node):
         w = apply("unpack_taps", _folded("pack_taps", w, loc), loc=loc)
-    elif tile := winograd_tile(node, target):
-        at_points = const_value(winograd_kernels(w.array, tile), loc)
-        w = apply("unpack_winograd", _packed(at_points, winograd_width(w.shape[0], target), loc), tile=tile, loc=loc)
+    elif points:
+        at_points = const_value(winograd_kernels(w.array, points), loc)
+        panels = _packed(at_points, w.dtype, winograd_tile_for(node, target, points).width, loc)
+        w = apply("unpack_winograd", panels, tile=points, loc=loc)
     else:
         if any(p != (0, 0) for p in attrs["pads"]):
             low = (0, *(p[0] for p in attrs["pads"]), 0)
@@ -103,7 +125,8 @@ def _packed_weights(w: Value, node: Node, target: Target) -> Value:
     for k in kernel:
         depth = depth * k
     shape = (groups, depth, per_group) if groups > 1 else (depth, per_group)
-    matrix = _packed(_folded("reshape", taps_first, loc, shape=shape), tile_for(node, target).width, loc)
+    stored = _stored(_folded("reshape", taps_first, loc, shape=shape))
+    matrix = _packed(stored, w.dtype, tile_for(node, target).width, loc)
     back = apply("reshape", matrix, shape=(groups, *kernel, i, per_group), loc=loc)
     ordered = apply("transpose", back, perm=(0, spatial + 2, spatial + 1, *range(1, 1 + spatial)), loc=loc)
     return apply("reshape", ordered, shape=w.shape, loc=loc)

@@ -62,26 +62,46 @@ def is_winograd(node: Node) -> bool:
     return node.op == "conv" and node.inputs[1].node.op == "unpack_winograd"
 
 
-def winograd_width(columns: Dim, target: Target) -> int:
-    """The width of a panel: two vectors, or one or three where all columns fit."""
+def winograd_tile_for(node: Node, target: Target, m: int) -> Tile:
+    """The register tile of a convolution by F(m): the one that the node names (`tile`, rows and vectors), else the best guess."""
     lanes = target.lanes(f32.bits)
-    needed = -(-columns // lanes) if isinstance(columns, int) else 2
-    return lanes * (needed if needed in (1, 3) else 2)
+    rows, vectors = node.attrs.get("tile") or winograd_tiles(node, target, m)[0]
+    return Tile(rows, vectors * lanes, lanes)
 
 
-def grouping(positions: int, channels: int, panel_bytes: int, tiles: int | None, most: int) -> tuple[int, int]:
-    """Rows of the register tile (`most` at most), and how many register tiles make a block: so that few rows of the last are idle.
+def winograd_tiles(node: Node, target: Target, m: int) -> list[tuple[int, int]]:
+    """(rows, vectors) of register tiles for a convolution by F(m), best guess first.
 
-    tiles: of an image, if known.
+    The best guess has two vectors, or one or three where all columns fit, and as many rows as leave few of the last tile idle.
     """
+    columns, lanes = node.inputs[1].shape[0], target.lanes(f32.bits)
+    needed = -(-columns // lanes) if isinstance(columns, int) else 2
+    first = node.attrs.get("layout", "channels_first") == "channels_first"
+    image = dim_product(ceildiv(d, m) for d in (node.types[0].shape[2:] if first else node.types[0].shape[1:3]))
+    tiles = image if isinstance(image, int) else None
+    widths = sorted(range(1, min(needed, 4) + 1), key=lambda v: (v != (needed if needed in (1, 3) else 2), v))
+    return [(rows, v) for v in widths for rows in _heights(tiles, min(MOST_ROWS, (target.registers - v - 1) // v))]
+
+
+def _heights(tiles: int | None, most: int) -> list[int]:
+    """Rows of a register tile, `most` at most, those first that leave few rows idle; `tiles`: of an image, if known."""
+    return sorted(range(1, most + 1), key=lambda r: (-(-tiles // r) * (r + 1) if tiles else 0, -r))
+
+
+def tile_rows(tiles: int | None, most: int) -> int:
+    """The best of `_heights`."""
+    return _heights(tiles, most)[0]
+
+
+def grouping(positions: int, channels: int, panel_bytes: int, tiles: int | None, rows: int) -> int:
+    """How many register tiles of `rows` rows make a block: so that few rows of the last are idle."""
     room = max(LEAST_BYTES, min(MOST_BYTES, panel_bytes // 3))
     limit = max(1, room // (positions * channels * f32.itemsize))
     if not tiles:
-        return most, max(1, limit // most)
-    rows = min(range(1, most + 1), key=lambda r: (-(-tiles // r) * (r + 1), -r))
+        return max(1, limit // rows)
     total = -(-tiles // rows)
     blocks = -(-total // max(1, limit // rows))
-    return rows, -(-total // blocks)
+    return -(-total // blocks)
 
 
 def lower_winograd(body: Graph, target: Target) -> LoopFunction:
@@ -109,12 +129,9 @@ class _Winograd:
         self.source, self.shape = node.inputs[0].shape, node.types[0].shape
         self.tiles = (self.shape[0], ceildiv(self.shape[1], self.m), ceildiv(self.shape[2], self.m))
         image = dim_product(self.tiles[1:])
-        lanes = target.lanes(f32.bits)
-        vectors = width // lanes
-        most = min(MOST_ROWS, (target.registers - vectors - 1) // vectors)
-        known = image if isinstance(image, int) else None
-        self.rows, self.groups = grouping(positions, channels, self.panel_bytes, known, most)
-        self.tile = Tile(self.rows, width, lanes)
+        self.tile = winograd_tile_for(node, target, self.m)
+        self.rows = self.tile.rows
+        self.groups = grouping(positions, channels, self.panel_bytes, image if isinstance(image, int) else None, self.rows)
         self.chunks = -(-channels // CHUNK)
         self.v_position, self.m_position = self.rows * CHUNK, self.rows * self.tile.width
         self.v_chunk = positions * self.v_position

@@ -13,7 +13,7 @@ from ...ir.graph import Node
 from ...ir.ops.winograd import PAIRS
 from ...ir.types import f32
 from ..target import Target
-from .winograd import MOST_ROWS, SECOND_LEVEL, grouping
+from .winograd import MOST_ROWS, SECOND_LEVEL, grouping, tile_rows
 
 LANES = 16
 PRODUCTS = 2 * LANES  # in a cycle
@@ -61,7 +61,8 @@ def _cycles(m: int, height: int, width: int, channels: int, outputs: int) -> flo
     positions, columns = (m + 2) ** 2, _vectors(outputs) * LANES
     tiles = math.ceil(height / m) * math.ceil(width / m)
     nbytes = positions * channels * columns * f32.itemsize
-    rows, groups = grouping(positions, channels, nbytes, tiles, MOST_ROWS)
+    rows = tile_rows(tiles, MOST_ROWS)
+    groups = grouping(positions, channels, nbytes, tiles, rows)
     blocks = math.ceil(tiles / (rows * groups))
     products = positions * channels * columns * math.ceil(tiles / rows) * rows / PRODUCTS
     transforms = tiles * positions * (_vectors(channels) * PATCH + _vectors(outputs) * RESULT)

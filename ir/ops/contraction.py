@@ -2,6 +2,9 @@
 
 Floats are summed in f32 or wider and rounded once; 8-bit integers give i32, and integer sums wrap.  Bias, activation and
 requantization are following pointwise ops, which fuse.
+
+`tile` (rows, vectors in a row) names the register tile that a kernel computes with, for a target whose best is known: it changes how
+long a contraction takes, and not one bit of its result.
 """
 
 from __future__ import annotations
@@ -34,8 +37,14 @@ def _check_equal(what: str, a: Dim, b: Dim) -> None:
         raise ShapeError(f"{what} differ: {a} and {b}")
 
 
-def _infer_matmul(types: Types, *, out: DType | None = None) -> Types:
+def _check_tile(tile: tuple[int, int] | None) -> None:
+    if tile is not None and not (len(tile) == 2 and all(isinstance(n, int) and n > 0 for n in tile)):
+        raise ShapeError(f"a tile is its rows and the vectors in a row, not {tile!r}")
+
+
+def _infer_matmul(types: Types, *, out: DType | None = None, tile: tuple[int, int] | None = None) -> Types:
     a, b = types
+    _check_tile(tile)
     if a.rank < 2 or b.rank < 2:
         raise ShapeError("both operands need two axes or more; reshape vectors")
     _check_equal("the columns of the first and rows of the second operand", a.shape[-1], b.shape[-2])
@@ -74,7 +83,7 @@ def _matmul_samples(rng: np.random.Generator) -> Iterable[Sample]:
 
 
 @contraction(infer=_infer_matmul, samples=_matmul_samples)
-def matmul(a: np.ndarray, b: np.ndarray, *, out: DType | None = None) -> np.ndarray:
+def matmul(a: np.ndarray, b: np.ndarray, *, out: DType | None = None, tile: tuple[int, int] | None = None) -> np.ndarray:
     """a[..., m, k] times b[..., k, n]; leading axes broadcast; one dtype, or 8-bit integers of either sign giving i32."""
     types = TensorType(dtype_of(a.dtype), a.shape), TensorType(dtype_of(b.dtype), b.shape)
     return _rounded(np.matmul(_wide(a, types[0].dtype), _wide(b, types[1].dtype)), _out_dtype(*types, out))
@@ -108,8 +117,10 @@ def _infer_conv(
     groups: int = 1,
     layout: str = "channels_first",
     out: DType | None = None,
+    tile: tuple[int, int] | None = None,
 ) -> Types:
     x, w = types
+    _check_tile(tile)
     if x.rank < 3 or x.rank != w.rank:
         raise ShapeError("the input and the weights need one rank of at least 3")
     if layout not in ("channels_first", "channels_last"):
@@ -151,6 +162,7 @@ def conv(
     groups: int = 1,
     layout: str = "channels_first",
     out: DType | None = None,
+    tile: tuple[int, int] | None = None,
 ) -> np.ndarray:
     """Correlation of x[n, c, *spatial] (or [n, *spatial, c]: `layout`) with w[o, c / groups, *kernel]; pads are zeros.
 

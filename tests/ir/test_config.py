@@ -22,7 +22,7 @@ def test_defaults(monkeypatch):
     assert config.verify_passes() is True
     assert config.threads() is None
     assert config.cache_dir() == Path("/caches/octavo")
-    assert config.tune_seconds() == 0
+    assert config.tune_file() == Path("/caches/octavo/schedules.json")
 
 
 @pytest.mark.parametrize(
@@ -35,8 +35,9 @@ def test_defaults(monkeypatch):
         ("OCTAVO_CACHE", "c", config.cache_dir, Path("c")),
         ("OCTAVO_CACHE", "0", config.cache_dir, None),
         ("OCTAVO_CACHE", "", config.cache_dir, None),
-        ("OCTAVO_TUNE", "1.5", config.tune_seconds, 1.5),
-        ("OCTAVO_TUNE", "60s", config.tune_seconds, 60),
+        ("OCTAVO_TUNE", "best.json", config.tune_file, Path("best.json")),
+        ("OCTAVO_CACHE", "c", config.tune_file, Path("c/schedules.json")),
+        ("OCTAVO_CACHE", "0", config.tune_file, None),
     ],
 )
 def test_values(monkeypatch, name, value, read, expected):
@@ -52,9 +53,6 @@ def test_values(monkeypatch, name, value, read, expected):
         ("OCTAVO_THREADS", "0", config.threads),
         ("OCTAVO_THREADS", "-1", config.threads),
         ("OCTAVO_THREADS", "two", config.threads),
-        ("OCTAVO_TUNE", "-5", config.tune_seconds),
-        ("OCTAVO_TUNE", "inf", config.tune_seconds),
-        ("OCTAVO_TUNE", "soon", config.tune_seconds),
     ],
 )
 def test_refusals_name_the_variable(monkeypatch, name, value, read):
