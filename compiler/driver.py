@@ -22,6 +22,7 @@ from ..backends.ptx.run import load_gpu
 from ..backends.runtime.native import NativeProgram, Variant, load_native
 from ..backends.runtime.signature import Requirement, Signature, TensorSpec
 from ..backends.target import Target, find_target
+from ..backends.tune import schedules
 from ..frontend.onnx import import_model
 from ..ir.dims import symbols_of
 from ..ir.errors import ModelError, TargetError
@@ -34,6 +35,7 @@ from ..passes.pipeline import optimize
 from . import whole
 from .artifact import save
 from .model import Model, Saved
+from .tune import Row, tune
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
@@ -56,6 +58,7 @@ def compile(
     target: str | tuple[str, ...] = "native",
     threads: int | None = None,
     dims: Mapping[str, int] | None = None,
+    tune: float = 0,
     progress: Progress | None = None,
 ) -> Model:
     """Compile a model to native code in this process.
@@ -63,14 +66,43 @@ def compile(
     model: a path to an ONNX file, its bytes, a ModelProto, a Graph or a traced function.  target: "native", or one of the CPU
     levels that this machine can run; or, where there are pycuda and a GPU, "cuda" (the best for it), "sm_80" or "sm_90a".
     threads: how many a call may use (default: OCTAVO_THREADS, then what affinity and cgroup allow).  dims: sizes for symbols of
-    the input shapes, to compile for these alone.  progress(stage, done, total) is called along the way.
+    the input shapes, to compile for these alone.  tune: seconds of measuring schedules first (`tune_model`); what
+    the record has of earlier runs is used in any case.  progress(stage, done, total) is called along the way.
 
     Raises ModelError, UnsupportedOp, ShapeError or TargetError for what cannot be compiled.
     """
     if isinstance(target, str) and (target == "cuda" or find_target(target).kind == "gpu"):
+        if tune:
+            raise TargetError("schedules are tuned for CPU targets only; compile for a GPU without tuning")
         return _compile_gpu(model, cuda_target() if target == "cuda" else find_target(target), dims, progress)
+    if tune:
+        tune_model(model, tune, target=target, dims=dims, progress=progress)
     native = compile_program(model, target=target, dims=dims, progress=progress)
     return Model(load_native(native, threads), partial(save, native))
+
+
+def tune_model(
+    model: Any,
+    seconds: float,
+    *,
+    target: str | tuple[str, ...] = "native",
+    dims: Mapping[str, int] | None = None,
+    sizes: Mapping[str, int] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, list[Row]]:
+    """Measure schedules for a model, some seconds for each target, and keep the best where every later compile finds them.
+
+    sizes: of the symbols of the input shapes while measuring; `compile` says what the rest is.  The result: what was measured, by
+    target.  Raises as `compile` does, TargetError for a target that does not run here, OctavoError where nothing can be kept.
+    """
+    targets = _cpu_targets(target)
+    tell = progress or (lambda stage, done, total: None)
+    with _collecting_later():
+        tell("import", 0, 1)
+        graph = graph_of(model, dims)
+        tell("optimize", 0, 1)
+        optimized = optimize(graph)
+    return {t.name: tune(optimized, t, seconds, sizes, tell=tell) for t in targets}
 
 
 def _compile_gpu(model: Any, target: Target, dims: Mapping[str, int] | None, progress: Progress | None) -> Model:
@@ -172,7 +204,7 @@ def from_optimized(graph: Graph, optimized: Graph, targets: list[Target], tell: 
     program: Program | None = None
     fused = optimized
     for k, t in enumerate(targets):
-        fused = fuse(legalize(optimized, t))
+        fused = fuse(legalize(optimized, t, schedules(t)))
         program = plan(fused)
         prefix = f"octavo_v{k}"
         symbols = (*graph.symbols, *program.defined)

@@ -14,6 +14,7 @@ from ..backends.lower.legalize import legalize
 from ..backends.program import plan
 from ..backends.ptx.build import build
 from ..backends.target import TARGETS, find_target
+from ..backends.tune import schedules
 from ..ir.errors import TargetError
 from ..ir.text import to_text
 from ..passes.fuse import fuse
@@ -38,7 +39,7 @@ def emit(model: Any, form: str, *, target: str = "native", dims: Mapping[str, in
         signature = result.native.signature
         symbols = (*signature.symbols, *signature.defined)
         return listing(result.program, result.built[0], chosen, symbols, form)
-    fused = fuse(legalize(optimize(graph_of(model, dims), progress=report), chosen))
+    fused = fuse(legalize(optimize(graph_of(model, dims), progress=report), chosen, schedules(chosen)))
     if form == "graph":
         return to_text(fused).encode()
     return build(plan(fused), chosen, lambda done, total: report("compile kernels", done, total)).text.encode()

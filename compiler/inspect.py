@@ -14,6 +14,7 @@ from typing import Any
 from ..backends.lower.legalize import legalize
 from ..backends.program import Place, Program, plan
 from ..backends.target import find_target
+from ..backends.tune import schedules
 from ..ir.dims import Dim, evaluate_dim, symbols_of
 from ..ir.errors import OctavoError
 from ..ir.graph import Graph, Node
@@ -88,7 +89,8 @@ def graph_after(graph: Graph, name: str, target: str = "native") -> Graph:
         raise OctavoError(f"there is no pass {name!r}; choose one of {', '.join(pass_names())}")
     if name == "import":
         return graph
-    steps: tuple[Step, ...] = (*PIPELINE, partial(legalize, target=find_target(target)), fuse)
+    level = find_target(target)
+    steps: tuple[Step, ...] = (*PIPELINE, partial(legalize, target=level, schedules=schedules(level)), fuse)
     last = max(k for k, step in enumerate(steps) if name in _names(step))
     return run_passes(graph, steps[: last + 1], progress=report)[0]
 

@@ -33,7 +33,7 @@ from .machine import pinned
 from .progress import report
 from .samples import OTHER_AXES, choose_sizes
 
-MOST = 16  # candidates of a kernel: the best was among the first ten of almost every kernel of the zoo
+MOST = 10  # candidates of a kernel: more took long to compile and gained nothing that shows
 ROUNDS = 9  # that the last of them run
 KEPT = 1.25  # times the best so far, above which a candidate drops out
 SAMPLE = 1e-3  # seconds of calls that are timed together
@@ -84,12 +84,14 @@ def tune(
     seconds: float,
     sizes: Mapping[str, int] | None = None,
     *,
+    tell: Callable[[str, int, int], None] = report,
     clock: Callable[[], float] = time.monotonic,
     timer: MakeTimer | None = None,
 ) -> list[Row]:
     """Measure schedules for the contractions of a graph for some seconds, and keep the best of each in the record.
 
-    sizes: of the graph's symbols while measuring (default as in generated inputs).  The rows are those of this run.
+    sizes: of the graph's symbols while measuring (default as in generated inputs); tell(stage, done, total) hears of every round, in
+    seconds.  The rows are those of this run.
 
     Raises TargetError where the target does not run here, OctavoError where nothing can be kept.
     """
@@ -105,20 +107,22 @@ def tune(
     rows: list[Row] = []
     try:
         for k, contest in enumerate(todo):
+            if clock() >= end:
+                break
             best: Tuned | None = None
             try:
                 for best in compete(contest, target, timer or race):
-                    _tell(k, len(todo), [*rows, _row(contest, best)], seconds, end - clock())
+                    saved = 1 - 1 / gain([*rows, row_of(contest, best)])
+                    stage = f"tune kernel {k + 1} of {len(todo)}, {saved:.1%} less time in them so far"
+                    tell(stage, int(seconds - max(0.0, end - clock())), int(seconds))
                     if clock() >= end:
                         break
             finally:
                 if best is not None:
                     remember(target, {contest.signature: best})
-                    rows.append(_row(contest, best))
-            if clock() >= end:
-                break
+                    rows.append(row_of(contest, best))
     except KeyboardInterrupt:
-        report("interrupted: what was found is kept")
+        tell("interrupted: what was found is kept", 0, 0)
     return rows
 
 
@@ -128,12 +132,8 @@ def gain(rows: Sequence[Row]) -> float:
     return sum(r.first_us * r.calls for r in rows) / best if best else 1.0
 
 
-def _tell(k: int, count: int, rows: Sequence[Row], seconds: float, left: float) -> None:
-    saved = 1 - 1 / gain(rows)
-    report(f"tune kernel {k + 1} of {count}, {saved:.1%} less time in them so far", int(seconds - max(0.0, left)), int(seconds))
-
-
-def _row(contest: Contest, t: Tuned) -> Row:
+def row_of(contest: Contest, t: Tuned) -> Row:
+    """What a report says of a contest."""
     return Row(contest.signature, contest.step.loc, contest.calls, str(t.first), t.first_us, str(t.best), t.us, t.ratio)
 
 

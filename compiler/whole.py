@@ -1,8 +1,8 @@
 """Whole compiled models in the cache folder: one that was compiled before, for the same targets and sizes, is read instead.
 
-The key is made of what was given (the bytes of an ONNX file, or the text of a graph), the targets, the pinned sizes, our own
-sources and the versions of what they stand on, so that a stale entry cannot exist.  Not kept: models with weights in files of their own
-and ops from outside this package, which the key would have to name too.
+The key is made of what was given (the bytes of an ONNX file, or the text of a graph), the targets, the pinned sizes, the schedules
+that were measured for these targets, our own sources and the versions of what they stand on, so that a stale entry cannot exist.  Not kept: models
+with weights in files of their own and ops from outside this package, which the key would have to name too.
 
 An entry is the length of a header (64 bytes of digits), the header as JSON, padded to a multiple of 64 bytes, then weights, the
 graph's text and object code; the weights stay mapped.
@@ -27,6 +27,7 @@ from ..backends.cpu.build import is_ours, sources
 from ..backends.runtime.native import NativeProgram, Variant
 from ..backends.runtime.signature import Signature
 from ..backends.target import Target
+from ..backends.tune import schedules
 from ..frontend.onnx import has_external_data
 from ..ir import config
 from ..ir.graph import Graph
@@ -43,7 +44,8 @@ def place_of(model: Any, targets: Sequence[Target], dims: Mapping[str, int] | No
     if folder is None or name is None:
         return None
     versions = [platform.python_version(), np.__version__, version("onnx")]
-    meaning = repr((name, list(map(str, targets)), sorted(map(repr, (dims or {}).items())), sources(*_FLOORS), versions))
+    tuned = [sorted((text, s.tile) for text, s in schedules(t).items()) for t in targets]
+    meaning = repr((name, list(map(str, targets)), sorted(map(repr, (dims or {}).items())), tuned, sources(*_FLOORS), versions))
     return folder / "models" / hashlib.sha256(meaning.encode()).hexdigest()[:32]
 
 

@@ -252,7 +252,7 @@ class _Contract:
         first, rest = names.var("m"), names.var("left")
         begin = [Let(first, index * rows), Let(rest, size_expr(total) - first)]
         whole = run(rows, first, const(0))
-        if isinstance(total, int) and total % rows == 0:
+        if rows == 1 or (isinstance(total, int) and total % rows == 0):
             return [*begin, *whole]
         pieces: list[Stmt] = []
         size = 1 << (rows - 1).bit_length() - 1

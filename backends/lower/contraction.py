@@ -67,7 +67,7 @@ def tile_for(node: Node, target: Target, width: int | None = None) -> Tile:
         return Tile(64, width or GRID_LANES * (needed if needed <= 2 else 4), GRID_LANES)
     rows, vectors = node.attrs.get("tile") or next((t for t in tiles(node, target) if width in (None, t[1] * lanes)), (0, 0))
     if width not in (None, vectors * lanes):
-        raise CodegenError(f"{node!r}: panels of {width} do not fit a tile of {vectors or "up to 4"} vectors of {lanes}")
+        raise CodegenError(f"{node!r}: panels of {width} do not fit a tile of {vectors or 'up to 4'} vectors of {lanes}")
     return Tile(rows, vectors * lanes, lanes)
 
 

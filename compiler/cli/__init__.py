@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
+import warnings
 
 import click
 
@@ -46,7 +47,9 @@ class _Commands(click.Group):
         """Run the command; whatever it raises becomes a message and an exit code."""
         terminal = ctx.obj = Terminal()
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = lambda message, *_, **__: terminal.note(f"warning: {message}")
+                return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:

@@ -8,13 +8,15 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
-from ..driver import compile
+from ..driver import compile, tune_model
 from ..emit import FORMS, emit
 from ..files import replacing
 from ..progress import report
-from .options import EXISTING, dims_option, standard, target_option
-from .terminal import Terminal
+from ..tune import Row, gain
+from .options import EXISTING, Duration, dims_option, sizes_option, standard, target_option
+from .terminal import Terminal, table
 
 ARTIFACT = "so"
 
@@ -30,11 +32,28 @@ ARTIFACT = "so"
     show_default=True,
     help="so: the artifact with its shared object; otherwise one file with the graph, loops or code.",
 )
+@click.option(
+    "--tune",
+    "seconds",
+    type=Duration(),
+    metavar="TIME",
+    help="First measure schedules, for 60s or 2m; Ctrl-C ends that early. Later compiles, of other models too, use what was found.",
+)
+@sizes_option
 @dims_option
 @target_option
 @standard
 @click.pass_obj
-def command(terminal: Terminal, model: Path, output: Path, form: str, dims: dict[str, int], target: str) -> None:
+def command(
+    terminal: Terminal,
+    model: Path,
+    output: Path,
+    form: str,
+    seconds: float | None,
+    sizes: dict[str, int],
+    dims: dict[str, int],
+    target: str,
+) -> None:
     """Compile an ONNX file ahead of time.
 
     An artifact is a folder with model.so, model.h, weights.bin, graph.txt and manifest.json; several targets become several
@@ -43,27 +62,50 @@ def command(terminal: Terminal, model: Path, output: Path, form: str, dims: dict
     \b
     octavo compile model.onnx -o model.octavo
     octavo compile model.onnx -o model.octavo --dim batch=1
+    octavo compile model.onnx -o model.octavo --tune 60s --size batch=1
     octavo compile model.onnx -o model.octavo --target x86-64-v3,x86-64-v4
     octavo compile model.onnx -o model.txt --emit graph
     octavo compile model.onnx -o model.s --emit asm
     octavo compile model.onnx -o model.ptx --emit ptx --target sm_90a
     """
+    if sizes and seconds is None:
+        raise click.UsageError("--size says for which sizes to measure schedules; add --tune, or fix a dimension with --dim")
     start = time.perf_counter()
+    tuned: dict[str, list[Row]] = {}
     with terminal.progress(f"compile {model.name}"):
+        if seconds is not None:
+            tuned = tune_model(model, seconds, target=tuple(target.split(",")), dims=dims or None, sizes=sizes or None, progress=report)
         if form == ARTIFACT:
             compile(model, target=tuple(target.split(",")), dims=dims or None, progress=report).save(output)
         else:
             data = emit(model, form, target=target, dims=dims or None)
             with replacing(output) as temporary:
                 temporary.write_bytes(data)
-    seconds = time.perf_counter() - start
+    taken = time.perf_counter() - start
     files = sorted(f for f in output.iterdir() if f.is_file()) if output.is_dir() else [output]
-    sizes = {f.name: f.stat().st_size for f in files}
-    facts: dict[str, Any] = {"model": model.name, "output": str(output), "target": target, "seconds": seconds, "files": sizes}
+    lengths = {f.name: f.stat().st_size for f in files}
+    facts: dict[str, Any] = {"model": model.name, "output": str(output), "target": target, "seconds": taken, "files": lengths}
+    if seconds is not None:
+        facts["tuning"] = {name: [row.as_data() for row in rows] for name, rows in tuned.items()}
 
     def show(out: Console) -> None:
-        out.print(f"{output}: {sum(sizes.values()) / 1e6:.2f} MB in {seconds:.1f} s", highlight=False, markup=False)
-        for name, size in sizes.items():
+        out.print(f"{output}: {sum(lengths.values()) / 1e6:.2f} MB in {taken:.1f} s", highlight=False, markup=False)
+        for name, size in lengths.items():
             out.print(f"  {name:16} {size:>12,} bytes", highlight=False, markup=False)
+        for name, rows in tuned.items():
+            _show_tuned(out, name, rows)
 
     terminal.emit(facts, show)
+
+
+def _show_tuned(out: Console, target: str, rows: list[Row]) -> None:
+    """What tuning found for a target, and what it gained."""
+    if not rows:
+        out.print(f"{target}: there was nothing left to tune, or no time for it", highlight=False, markup=False)
+        return
+    shown = table("kernel", "first", "best", "calls", "first us", "best us", "gain", title=f"schedules for {target}", text=3)
+    for r in rows:
+        times = (f"{r.first_us:.1f}", f"{r.best_us:.1f}", f"{r.ratio:.2f}")
+        shown.add_row(escape(r.kernel), r.first, r.best, str(r.calls), *times)
+    out.print(shown)
+    out.print(f"the first guesses take {gain(rows):.3f} times as long as the best", highlight=False, markup=False)

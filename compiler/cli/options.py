@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -66,6 +68,24 @@ def sizes_option(f: F) -> F:
         callback=_assignments,
         help="Size of a symbolic dimension in generated inputs (the code keeps it symbolic); may be repeated.",
     )(f)
+
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+class Duration(click.ParamType):
+    """A time such as 60s, 2m or 1.5h; a number alone counts seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", value.strip())
+        seconds = float(found[1]) * _SECONDS[found[2] or "s"] if found else 0.0
+        if not 0 < seconds < math.inf:
+            self.fail(f"{value!r} is not a time such as 60s, 2m or 1h", param, ctx)
+        return seconds
 
 
 def inputs_option(f: F) -> F:

@@ -16,6 +16,7 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 from octavo.compiler.cli import main
+from octavo.compiler.cli.options import Duration
 from onnx import TensorProto, helper
 
 
@@ -323,3 +324,41 @@ def test_an_interruption_leaves_no_partial_file(model: Path, tmp_path: Path) -> 
         assert (artifact / "manifest.json").exists()
     else:
         assert left == [], err
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("60s", 60), ("2m", 120), ("1.5h", 5400), ("90", 90), (" 0.5s ", 0.5)])
+def test_a_duration_has_a_unit_or_counts_seconds(text: str, seconds: float):
+    assert Duration().convert(text, None, None) == seconds
+
+
+@pytest.mark.parametrize("text", ["soon", "", "-5s", "0", "60x", "1e9999", "inf", "2m30"])
+def test_what_is_no_duration_is_wrong_usage(model: Path, tmp_path: Path, text: str):
+    result = octavo_cli("compile", model, "-o", tmp_path / "m.octavo", "--tune", text)
+    assert result.exit_code == 2
+    assert f"{text!r} is not a time such as 60s, 2m or 1h" in result.stderr
+
+
+def test_compile_tunes_first_and_says_what_it_found(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OCTAVO_TUNE", str(tmp_path / "best.json"))
+    command = ("compile", model, "-o", tmp_path / "m.octavo", "--tune", "60s", "--size", "batch=3")
+    found = json.loads(ok(*command, "--json"))
+    ((row,),) = found["tuning"].values()
+    assert row["kernel"] == "f32[n,3] = matmul(f32[n,4], f32[4,3])"
+    assert row["ratio"] == pytest.approx(row["first_us"] / row["best_us"])
+    assert row["loc"] == "onnx:second"
+    assert "nothing left to tune" in ok(*command)
+
+
+def test_a_size_without_tuning_is_wrong_usage(model: Path, tmp_path: Path):
+    result = octavo_cli("compile", model, "-o", tmp_path / "m.octavo", "--size", "batch=3")
+    assert result.exit_code == 2
+    assert "--size says for which sizes to measure schedules; add --tune" in result.stderr
+
+
+def test_a_damaged_record_of_schedules_is_a_warning(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "best.json").write_text("{")
+    monkeypatch.setenv("OCTAVO_TUNE", str(tmp_path / "best.json"))
+    result = octavo_cli("compile", model, "-o", tmp_path / "m.octavo")
+    assert result.exit_code == 0
+    assert "warning: the record of tuned schedules" in result.stderr
+    assert "best.json is damaged and ignored" in result.stderr.replace("\n", "")

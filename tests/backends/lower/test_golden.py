@@ -61,7 +61,7 @@ CASES = {
         %s = add(%m, const<f32[] 1.0>)
         %y = relu(%s)
     }""",
-    "contract_rows_left": """graph g(%x: f32[11,1], %p: f32[1,24]) -> (%y) {
+    "contract_rows_left": """graph g(%x: f32[19,1], %p: f32[1,16]) -> (%y) {
         %y = matmul(%x, %p)
     }""",
     "contract_any_depth": """graph g(%x: f32[1,k], %p: f32[k,8]) -> (%y) {
