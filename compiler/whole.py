@@ -1,8 +1,8 @@
 """Whole compiled models in the cache folder: one that was compiled before, for the same targets and sizes, is read instead.
 
 The key is made of what was given (the bytes of an ONNX file, or the text of a graph), the targets, the pinned sizes, the schedules
-that were measured for these targets, our own sources and the versions of what they stand on, so that a stale entry cannot exist.  Not kept: models
-with weights in files of their own and ops from outside this package, which the key would have to name too.
+that were measured for these targets, our own sources and the versions of what they stand on, so that a stale entry cannot exist.  Not
+kept: models with weights in files of their own and ops from outside this package, which the key would have to name too.
 
 An entry is the length of a header (64 bytes of digits), the header as JSON, padded to a multiple of 64 bytes, then weights, the
 graph's text and object code; the weights stay mapped.
