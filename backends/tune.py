@@ -94,7 +94,7 @@ def _read(path: Path) -> dict[str, dict[str, Tuned]]:
         if data["version"] != sources(*FLOORS):
             return {}
         return {str(name): {str(k): _tuned(e) for k, e in entries.items()} for name, entries in data["targets"].items()}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
         warnings.warn(f"the record of tuned schedules {path} is damaged and ignored ({e}); remove it", stacklevel=2)
