@@ -40,7 +40,9 @@ COSTLY = frozenset(
         "mod",
     ]
 )
-REPEATING = frozenset({"broadcast_to", "tile", "gather", "gather_elements", "gather_nd", "window"})  # read an element many times
+REPEATING = frozenset(
+    {"broadcast_to", "tile", "repeat", "gather", "gather_elements", "gather_nd", "window"}
+)  # read an element many times
 
 
 @dataclass(eq=False)

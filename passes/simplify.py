@@ -175,7 +175,7 @@ def _view(n: Node) -> Value | None:
         case "transpose", (x,) if x.node.op == "transpose":
             inner = x.node.attrs["perm"]
             return apply("transpose", x.node.inputs[0], loc=n.loc, perm=tuple(inner[k] for k in n.attrs["perm"]))
-        case ("tile", (x,)) if all(r == 1 for r in n.attrs["repeats"]):
+        case ("tile" | "repeat", (x,)) if all(r == 1 for r in n.attrs["repeats"]):
             return x
         case (("reduce_sum" | "reduce_prod" | "reduce_max" | "reduce_min" | "reduce_and" | "reduce_or"), (x,)):
             if all(x.shape[a] == 1 for a in n.attrs["axes"]):

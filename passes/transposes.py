@@ -98,7 +98,7 @@ def _sink(n: Node) -> Value | None:
             return transposed(n.inputs[0], n.attrs["perm"], n.loc)
         case "concat":
             return _together(n, {"axis": _common_perm(n)[n.attrs["axis"]]})
-        case "slice" | "pad" | "tile" | "window" | "dilate" | "reshape" | "broadcast_to":
+        case "slice" | "pad" | "tile" | "repeat" | "window" | "dilate" | "reshape" | "broadcast_to":
             return _alone(n)
         case "gather" if n.inputs[0].node.op == "transpose" and n.inputs[1].type.rank == 1:
             return _gather(n)
@@ -194,7 +194,7 @@ def _alone(n: Node) -> Value | None:
             attrs = {name: on_source(n.attrs[name]) for name in ("starts", "stops", "steps")}
         case "pad":
             attrs = {name: on_source(n.attrs[name]) for name in ("low", "high")}
-        case "tile":
+        case "tile" | "repeat":
             attrs = {"repeats": on_source(n.attrs["repeats"])}
         case "dilate":
             attrs = {"axes": tuple(perm[a] for a in n.attrs["axes"])}

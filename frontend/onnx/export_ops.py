@@ -214,6 +214,15 @@ def tile(w: Writer, node: Node, x: list[str]) -> str:
     return w.one("Tile", x[0], w.dims(node.attrs["repeats"]))
 
 
+@exports("repeat")
+def repeat(w: Writer, node: Node, x: list[str]) -> str:
+    """Each axis beside a new one, along which it is expanded."""
+    shape, repeats = node.inputs[0].shape, node.attrs["repeats"]
+    apart = w.one("Reshape", x[0], w.dims([d for n in shape for d in (n, 1)]), allowzero=1)
+    spread = w.one("Expand", apart, w.dims([d for pair in zip(shape, repeats, strict=True) for d in pair]))
+    return w.one("Reshape", spread, w.dims(node.types[0].shape), allowzero=1)
+
+
 @exports("window")
 def window(w: Writer, node: Node, x: list[str]) -> str:
     """Pad, then one Gather by a matrix of positions for each axis, then the window axes to the end."""

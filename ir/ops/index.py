@@ -255,6 +255,25 @@ def tile(s: S, i: I, x: R, *, types: Types, out: TensorType, repeats: tuple[X, .
     return x[tuple(at)]
 
 
+def _repeat_samples(rng: np.random.Generator) -> Iterable[Sample]:
+    for dtype in (np.float32, np.int64, np.float16, bool):
+        yield Sample((typed((3, 37), dtype, rng),), {"repeats": (2, 3)})
+        yield Sample((typed((1, 5, 2), dtype, rng),), {"repeats": (4, 1, 0)})
+
+
+def _repeated(x: np.ndarray, repeats: tuple[int, ...]) -> np.ndarray:
+    for axis, times in enumerate(repeats):
+        x = x.repeat(times, axis)
+    return x
+
+
+@index(infer=_infer_tile, reference=_repeated, samples=_repeat_samples)
+def repeat(s: S, i: I, x: R, *, types: Types, out: TensorType, repeats: tuple[X, ...]) -> X:
+    """Each element of x repeated repeats[k] times along axis k; any dtype."""
+    at = (0 if d == 1 else k if a == d else k // r for k, r, d, a in zip(i, repeats, types[0].shape, out.shape, strict=True))
+    return x[tuple(at)]
+
+
 # --- surroundings -----------------------------------------------------------------------------------------------------------
 
 _PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "edge", "wrap": "wrap"}

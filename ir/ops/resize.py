@@ -1,4 +1,4 @@
-"""Resizing, one axis after another: each a gather (nearest) or a weighted sum of gathers (linear, cubic).
+"""Resizing, one axis after another: each a gather (nearest; whole factors repeat) or a weighted sum of gathers (linear, cubic).
 
 The source coordinate of each result position is computed in f32 from an iota, so that sizes may be symbolic; where they are
 static, positions and weights fold to constants.  These attributes are common to all:
@@ -26,7 +26,7 @@ from ..errors import ShapeError, UnsupportedOp
 from ..graph import Value
 from ..types import f32, i64
 from .nn import FLOATS, normal
-from .operators import broadcast, build, cast, reshape, scalar, size
+from .operators import build, cast, reshape, scalar, size
 from .registry import Sample, apply, composite
 
 Scale: TypeAlias = "float | tuple[Dim, Dim]"
@@ -192,14 +192,12 @@ def resize_nearest(
     if rounding not in _ROUNDINGS:
         raise ShapeError(f"the rounding is one of {', '.join(_ROUNDINGS)}, not {rounding!r}")
     axes = _axes(x, shape, scales, coordinates, roi)
+    times = {a.axis: n for a in axes if (n := _repeats(a, rounding)) is not None}
+    if times:
+        x = apply("repeat", x, repeats=tuple(times.get(k, 1) for k in range(x.type.rank)))
     for a in axes:
-        times = _repeats(a, rounding)
-        if times is None:
+        if a.axis not in times:
             x = _take(x, a, _ROUNDINGS[rounding](_source(a)))
-        else:  # without a lookup: a new axis beside the old one
-            before, after = x.shape[: a.axis + 1], x.shape[a.axis + 1 :]
-            spread = broadcast(reshape(x, (*before, 1, *after)), (*before, times, *after))
-            x = reshape(spread, (*x.shape[: a.axis], a.after, *after))
     return _extrapolated(x, axes, extrapolation_value)
 
 

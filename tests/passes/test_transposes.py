@@ -26,6 +26,7 @@ CANCEL = {
     "a pool": "%w = window(%t, axes=[2,3], kernel=[2,2], strides=[1,2], dilations=[1,1], low=[0,1], high=[1,0], fill=-inf)\n"
     "%r = reduce_max(%w, axes=[4,5], keepdims=false)",
     "a resize by gathering": "%r = gather(%t, const<i64[6] [0,0,1,1,2,2]>, axis=2)",
+    "an upsampling by whole factors": "%r = repeat(%t, repeats=[1,1,2,3])",
     "an upsampling by reshapes": "%a = reshape(%t, shape=[n,3,4,1,5,1])\n%b = broadcast_to(%a, shape=[n,3,4,2,5,2])\n"
     "%r = reshape(%b, shape=[n,3,8,10])",
     "a reshape and back": "%a = reshape(%t, shape=[n,3,20])\n%b = exp(%a)\n%r = reshape(%b, shape=[n,3,4,5])",
