@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -34,7 +35,7 @@ from .progress import report
 from .samples import OTHER_AXES, choose_sizes
 
 MOST = 10  # candidates of a kernel: more took long to compile and gained nothing that shows
-ROUNDS = 9  # that the last of them run
+LEAST_ROUNDS, ROUNDS = 3, 9  # before a median means something, and that the last candidates run
 KEPT = 1.25  # times the best so far, above which a candidate drops out
 SAMPLE = 1e-3  # seconds of calls that are timed together
 MARGIN = 1.01  # by which another schedule must beat the first guess
@@ -111,12 +112,13 @@ def tune(
                 break
             best: Tuned | None = None
             try:
-                for best in compete(contest, target, timer or race):
-                    saved = 1 - 1 / gain([*rows, row_of(contest, best)])
-                    stage = f"tune kernel {k + 1} of {len(todo)}, {saved:.1%} less time in them so far"
-                    tell(stage, int(seconds - max(0.0, end - clock())), int(seconds))
-                    if clock() >= end:
-                        break
+                with closing(compete(contest, target, timer or race)) as rounds:  # which ends that only one core is used
+                    for best in rounds:
+                        saved = 1 - 1 / gain([*rows, row_of(contest, best)])
+                        stage = f"tune kernel {k + 1} of {len(todo)}, {saved:.1%} less time in them so far"
+                        tell(stage, int(seconds - max(0.0, end - clock())), int(seconds))
+                        if clock() >= end:
+                            break
             finally:
                 if best is not None:
                     remember(target, {contest.signature: best})
@@ -160,8 +162,8 @@ def race(contest: Contest, schedules: Sequence[Schedule], target: Target) -> Tim
     return Race(bodies, contest.constants, contest.sizes, target)
 
 
-def compete(contest: Contest, target: Target, timer: MakeTimer, most: int = MOST) -> Iterator[Tuned]:
-    """The best of the candidates after each round of measurements.
+def compete(contest: Contest, target: Target, timer: MakeTimer, most: int = MOST) -> Generator[Tuned, None, None]:
+    """The best of the candidates after each round of measurements from `LEAST_ROUNDS` on.
 
     Times are compared with that of the first guess in the same round, because clocks change between rounds.
     """
@@ -173,12 +175,14 @@ def compete(contest: Contest, target: Target, timer: MakeTimer, most: int = MOST
         first: list[float] = []
         for number in racing:
             timed.seconds(number, 0.0)  # once to warm up
-        for _ in range(ROUNDS):
+        for done in range(1, ROUNDS + 1):
             first.append(timed.seconds(0, SAMPLE))
             for number in racing:
                 ratios[number].append(timed.seconds(number, SAMPLE) / first[-1] if number else 1.0)
             middle = {number: statistics.median(ratios[number]) for number in racing}
             best = min(racing, key=lambda n: middle[n])
+            if done < LEAST_ROUNDS:
+                continue
             racing = [n for n in racing if n == 0 or middle[n] <= KEPT * middle[best]]
             if middle[best] * MARGIN > 1:
                 best = 0
