@@ -267,6 +267,8 @@ class Emitter(Instructions):
             return
         lanes = vector.lanes
         live = self._live(vector, mask, s.buf)
+        if mask is None and live is not None and s.buf.dtype.itemsize < 4:
+            live = vector.hidden  # LLVM 22 stores four bytes where it knows that one narrow lane, just truncated, is left
         value = self._to_memory(self.splat(value, lanes))
         vt = self.memory_type(s.buf.dtype, lanes)
         if moves == 1:

@@ -95,6 +95,8 @@ class MainEmitter(Emitter):
                 return self.magnitude(atom.args[0])
             case "mod":
                 return self.magnitude(atom.args[1])
+            case "min" if any(isinstance(a, int) for a in atom.args):  # a limit makes nothing larger
+                return self.magnitude(next(a for a in atom.args if not isinstance(a, int)))
             case _:
                 return self.operation("add", [self.magnitude(a) for a in atom.args], f64)
 

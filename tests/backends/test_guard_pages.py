@@ -213,3 +213,13 @@ def test_every_op(side: int):
         return compare(octavo.compile(Graph(name, tuple(inputs), tuple(outputs)), target=level, threads=1), arrays)
 
     survives(run, OPERATIONS[side::2])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_one_narrow_element_that_is_left_over(level: str):
+    def run(name: str) -> str:
+        x = input_value("x", octavo.spec("f32", ("n", 8, 17)))
+        model = octavo.compile(Graph("narrow", (x,), (ops.cast(x, to=dtype_of(name)),)), target=level, threads=1)
+        return compare(model, [np.ones((1, 8, 17), np.float32)]) or compare(model, [np.ones((3, 8, 17), np.float32)])
+
+    survives(run, ["i8", "u8", "i16", "f16", "bf16", "f8e4m3", "f8e5m2"])

@@ -7,6 +7,7 @@ import octavo
 import pytest
 from octavo import ops
 from octavo.backends.target import TARGETS, runnable
+from octavo.ir.dims import dim_min
 from octavo.ir.errors import OctavoError, ShapeError, TargetError
 from octavo.ir.evaluate import evaluate, run_op
 from octavo.ir.graph import Graph, Value, const_value, input_value
@@ -145,6 +146,15 @@ def test_a_workspace_whose_size_would_wrap_around_is_refused():
     model = octavo.compile(graph, threads=1)
     with pytest.raises(ShapeError, match="model 'huge' would need more workspace than can be addressed"):
         model.executable.run([np.empty((1 << 32, 0), np.float32)])
+
+
+def test_a_size_with_a_limit_far_away_needs_no_more_than_the_size():
+    x = given("x", "f32", "n", 2048)
+    n = x.shape[0]
+    y = ops.sort(ops.broadcast_to(ops.reduce_sum(x, axes=(0, 1)), shape=(dim_min(n, 1 << 40), 4096)), axis=1)[0]
+    model = octavo.compile(Graph("limited", (x,), (ops.reduce_sum(y, axes=(1,)),)), threads=1)
+    (result,) = model.executable.run([np.ones((2, 2048), np.float32)])
+    assert np.array_equal(result, np.full(2, 4096 * 4096, np.float32))
 
 
 def test_an_unknown_target():
