@@ -18,7 +18,7 @@ from octavo.backends.target import runnable
 from octavo.compiler.model import Model
 from octavo.ir.dims import symbol
 from octavo.ir.evaluate import evaluate
-from octavo.ir.graph import Graph, input_value
+from octavo.ir.graph import Graph, const_value, input_value
 from octavo.ir.ops.registry import OPS, Sample, apply, apply_node
 from octavo.ir.text import parse
 from octavo.ir.types import TensorType, dtype_of
@@ -219,7 +219,8 @@ def test_every_op(side: int):
 def test_one_narrow_element_that_is_left_over(level: str):
     def run(name: str) -> str:
         x = input_value("x", octavo.spec("f32", ("n", 8, 17)))
-        model = octavo.compile(Graph("narrow", (x,), (ops.cast(x, to=dtype_of(name)),)), target=level, threads=1)
-        return compare(model, [np.ones((1, 8, 17), np.float32)]) or compare(model, [np.ones((3, 8, 17), np.float32)])
+        stored = apply("quantize", x, x, const_value(np.zeros(17, dtype_of(name).np), "", dtype_of(name)), to=dtype_of(name))
+        model = octavo.compile(Graph("narrow", (x,), (stored,)), target=level, threads=1)
+        return next(filter(None, (compare(model, [np.ones((n, 8, 17), np.float32)]) for n in (1, 3, 7, 15))), "")
 
-    survives(run, ["i8", "u8", "i16", "f16", "bf16", "f8e4m3", "f8e5m2"])
+    survives(run, ["i8", "u8", "f8e4m3", "f8e5m2"])
