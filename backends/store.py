@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+
+from .files import replacing
 
 MOST_BYTES = 4 << 30  # of a folder
 MOST_FILES = 1 << 15
@@ -41,18 +42,11 @@ def keep(path: Path, parts: Sequence[bytes | memoryview]) -> None:
     if size > MOST_BYTES // 4:
         return
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent)
-        try:
-            with os.fdopen(handle, "w+b") as f:
-                f.seek(_SEAL)
-                f.writelines(parts)
-                f.flush()
-                os.pwrite(f.fileno(), digest_of_file(f.fileno(), _SEAL).encode(), 0)
-            os.replace(temporary, path)
-        except OSError:
-            os.unlink(temporary)
-            return
+        with replacing(path) as temporary, temporary.open("w+b") as f:
+            f.seek(_SEAL)
+            f.writelines(parts)
+            f.flush()
+            os.pwrite(f.fileno(), digest_of_file(f.fileno(), _SEAL).encode(), 0)
         _clear_sometimes(path.parent, size)
 
 

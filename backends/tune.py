@@ -11,8 +11,6 @@ file is in the cache folder, or where OCTAVO_TUNE says; it appears whole, by ren
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from typing import Any
 
 from ..ir import config
 from .cpu.build import sources
+from .files import replacing
 from .lower.schedule import Schedule, Schedules
 from .target import Target
 
@@ -63,15 +62,8 @@ def remember(target: Target, found: Mapping[str, Tuned]) -> None:
     targets = _read(path)
     targets[target.name] = {**targets.get(target.name, {}), **found}
     data = {"version": sources(*FLOORS), "targets": {name: {k: _entry(t[k]) for k in sorted(t)} for name, t in sorted(targets.items())}}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w") as f:
-            f.write("".join(_lines(data)))
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with replacing(path) as temporary:
+        temporary.write_text("".join(_lines(data)))
 
 
 def _entry(t: Tuned) -> dict[str, Any]:

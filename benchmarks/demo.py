@@ -16,11 +16,11 @@ import click
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..backends.files import replacing
 from ..compiler.artifact import load, save
 from ..compiler.bench import BenchReport, bench
 from ..compiler.cli.terminal import Terminal
 from ..compiler.driver import compile_native
-from ..compiler.files import replacing
 from ..compiler.model import Model
 from ..compiler.progress import report
 from ..frontend.onnx import export_model

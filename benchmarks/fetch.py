@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..compiler.files import replacing
+from ..backends.files import replacing
 from ..compiler.progress import report
 from ..ir import config
 from ..ir.errors import OctavoError

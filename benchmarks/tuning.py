@@ -15,10 +15,10 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
+from ..backends.files import replacing
 from ..backends.target import find_target
 from ..compiler.cli.options import standard, target_option
 from ..compiler.cli.terminal import Terminal, table
-from ..compiler.files import replacing
 from ..compiler.machine import Machine, describe_machine
 from ..compiler.progress import report
 from ..compiler.tune import MOST, Row, compete, contests, gain, race, row_of

@@ -12,10 +12,10 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
+from ...backends.files import replacing
 from ...compiler.bench import PEERS
 from ...compiler.cli.options import standard, target_option
 from ...compiler.cli.terminal import Terminal, table
-from ...compiler.files import replacing
 from ...compiler.machine import available_cores
 from ...compiler.progress import Step, listening, report
 from ...ir.errors import OctavoError

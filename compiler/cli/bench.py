@@ -11,11 +11,11 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
+from ...backends.files import replacing
 from ...ir.errors import OctavoError
 from ..artifact import load
 from ..bench import PEERS, BenchReport, bench
 from ..driver import compile, compile_native
-from ..files import replacing
 from ..machine import Machine
 from ..profile import Profile, profile
 from ..progress import report

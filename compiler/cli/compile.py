@@ -10,9 +10,9 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
+from ...backends.files import replacing
 from ..driver import compile, tune_model
 from ..emit import FORMS, emit
-from ..files import replacing
 from ..progress import report
 from ..tune import Row, gain
 from .options import EXISTING, Duration, dims_option, sizes_option, standard, target_option
