@@ -98,10 +98,7 @@ def tune_model(
     targets = _cpu_targets(target)
     tell = progress or (lambda stage, done, total: None)
     with _collecting_later():
-        tell("import", 0, 1)
-        graph = graph_of(model, dims)
-        tell("optimize", 0, 1)
-        optimized = optimize(graph)
+        _, optimized = _optimized(model, dims, tell)
     return {t.name: tune(optimized, t, seconds, sizes, tell=tell) for t in targets}
 
 
@@ -109,16 +106,22 @@ def _compile_gpu(model: Any, target: Target, dims: Mapping[str, int] | None, pro
     """A model that runs on this machine's GPU."""
     check_device(target)
     tell = progress or (lambda stage, done, total: None)
-    tell("import", 0, 1)
-    graph = graph_of(model, dims)
-    tell("optimize", 0, 1)
-    program = plan(fuse(legalize(optimize(graph), target)))
+    graph, optimized = _optimized(model, dims, tell)
+    program = plan(fuse(legalize(optimized, target)))
     code = build_ptx(program, target, lambda done, total: tell("compile kernels", done, total))
     return Model(load_gpu(program, code, signature_of(graph, program)), _refuse_to_save)
 
 
 def _refuse_to_save(path: Path) -> Saved:
     raise TargetError("a model compiled for a GPU cannot be saved; compile it for a CPU target, or emit its PTX")
+
+
+def _optimized(model: Any, dims: Mapping[str, int] | None, tell: Progress) -> tuple[Graph, Graph]:
+    """A model's graph, as it is and after the graph passes."""
+    tell("import", 0, 1)
+    graph = graph_of(model, dims)
+    tell("optimize", 0, 1)
+    return graph, optimize(graph)
 
 
 def graph_of(model: Any, dims: Mapping[str, int] | None = None) -> Graph:
@@ -145,11 +148,7 @@ def compile_native(
     targets = _cpu_targets(target)
     tell = progress or (lambda stage, done, total: None)
     with _collecting_later():
-        tell("import", 0, 1)
-        graph = graph_of(model, dims)
-        tell("optimize", 0, 1)
-        optimized = optimize(graph)
-        return from_optimized(graph, optimized, targets, tell)
+        return from_optimized(*_optimized(model, dims, tell), targets, tell)
 
 
 @contextmanager
