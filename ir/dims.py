@@ -373,6 +373,11 @@ _TOKEN = re.compile(r"\s*(//|[-+*%(),]|\d+|[A-Za-z_][A-Za-z0-9_.]*)")
 
 
 @lru_cache(_GROUPS)
+def least_size(d: Dim) -> int:
+    """The size where every symbol is 1."""
+    return evaluate_dim(d, dict.fromkeys(symbols_of(d), 1))
+
+
 def parse_dim(text: str) -> Dim:
     """`"2*seq+1"` -> Dim; the inverse of `str`.  Raises ModelError."""
     tokens: list[str] = []

@@ -195,6 +195,7 @@ class Bitcast(Expr):
 
 # floordiv and mod are for i64 indices with positive divisors; div truncates on integers and never traps; shr follows signedness;
 # fma(a, b, c) rounds once; min and max are for integers (floats go through `where`, which says what NaN does).
+LINE_BYTES = 64  # of a cache line
 OPERATIONS = frozenset(
     "add sub mul div rem floordiv mod min max and or xor shl shr not neg abs sqrt fma floor ceil rint trunc lt le eq ne where".split()
 )
@@ -381,7 +382,7 @@ class Transpose:
 
 @dataclass(frozen=True, eq=False)
 class Prefetch:
-    """A hint that buf[index] will be read soon; the index may lie outside the buffer."""
+    """A hint that the line of buf[index] will be read soon; the index may lie outside the buffer."""
 
     buf: Buf
     index: Expr

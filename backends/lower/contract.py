@@ -15,9 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from ...ir.dims import Dim, DimExpr, ceildiv, dim_product
+from ...ir.dims import Dim, DimExpr, ceildiv, dim_product, least_size
 from ...ir.graph import Graph, Node, Value
 from ...ir.loops import (
+    LINE_BYTES,
     Alloc,
     Buf,
     Const,
@@ -38,12 +39,11 @@ from ...ir.loops import (
 from ...ir.scalar import LOOPS, compute_dtype
 from ...ir.types import DType, bool_, i64
 from ..target import Target
-from .access import Access, Index, in_memory, linear, strides_of, unravel
-from .contraction import BLOCK_BYTES, Contraction, contraction, contraction_of, epilogue, expected_rows, least_size, tile_for
+from .access import Access, Index, linear, strides_of, unravel
+from .contraction import BLOCK_BYTES, Contraction, contraction, contraction_of, epilogue, expected_rows, tile_for
 from .kernel import Params, access, const, function, loops, parameters, spread
-from .micro import LINE_BYTES, multiply_add
+from .micro import UNROLL_K, multiply_add
 
-UNROLL_K = 8  # steps of k that a whole tile takes in a row, a tile of fewer rows half of them
 CHUNK_BYTES = 36 << 10  # of a panel for one chunk of k: they stay in the first-level cache
 GROUP = 10  # tiles that share a chunk of a panel: their rows and sums stay in the second-level cache
 SUMS_BYTES = 1 << 19  # of sums that wait between chunks
@@ -102,9 +102,7 @@ class _Contract:
         self.panels = buffers[what.packed]
         self.direct = buffers.get(what.a)
         self.depth = dim_product(what.k)
-        self.flat, self.start = epilogue(body, node)
-        operands = dict(zip(body.input_names, body.inputs, strict=True))
-        self.bound = {v: buffers[operands[v.node.attrs["name"]]] for v in self.flat.inputs[:-1]}
+        self.flat, self.start, self.bound = epilogue(body, node, buffers)
         narrow = what.a.dtype.is_float and what.a.dtype is not self.dtype  # widened once, as they are staged
         self.staged = self.direct is None or narrow
         self.total = dim_product(what.m)
@@ -160,10 +158,12 @@ class _Contract:
         """A deep task: for every chunk of k, every panel of the block passes all tiles of the group."""
         what, tile, names = self.what, self.tile, self.names
         assert isinstance(place.block, int)
-        sums = Buf(names.var("sums").name, self.dtype, "local", (place.block + 1) * (tile.rows * tile.width * GROUP))
+        sums = None
+        if self.outer:
+            sums = Buf(names.var("sums").name, self.dtype, "local", (place.block + 1) * (tile.rows * tile.width * GROUP))
         group, count, first, rows, panels = (names.var(hint) for hint in ("group", "count", "m", "rows", "count"))
         tile_count = ceil_expr(size_expr(self.total), tile.rows)
-        statements: list[Stmt] = [Alloc(sums)] if self.outer else []
+        statements: list[Stmt] = [Alloc(sums)] if sums else []
         statements += [
             Let(group, ceil_expr(tile_count, groups)),  # no group is left with a few
             Let(count, binary("min", group, tile_count - group_index * group)),
@@ -189,7 +189,7 @@ class _Contract:
             for k, size in zip(at, self.outer, strict=True):
                 begin, end = begin & (k < 1), end & (k >= size_expr(size - 1))
             number = names.var("g")
-            here = replace(place, tile=number, chunk=at, first_chunk=begin, last_chunk=end, sums=sums if self.outer else None)
+            here = replace(place, tile=number, chunk=at, first_chunk=begin, last_chunk=end, sums=sums)
 
             def panel(index: Expr, limit: Expr | None) -> list[Stmt]:
                 def run(size: int, at_row: Expr, slot_row: Expr) -> list[Stmt]:
@@ -386,7 +386,7 @@ class _Micro:
     def _sum(self, acc: Buf, vectors: int, start: Expr, hints: Callable[[Expr, int], list[Stmt]]) -> list[Stmt]:
         """The loops over k."""
         plan, read = self.plan, self.read
-        unroll = UNROLL_K if self.rows == plan.tile.rows else UNROLL_K // 2
+        unroll = UNROLL_K if self.rows == plan.tile.rows else UNROLL_K // 2  # a tile of few rows has short loops
         rows = [read.start(q) for q in range(self.rows)]
         panel_size = size_expr(plan.depth * plan.tile.width)
         panels, start = (plan.panels, start) if self.wide is None else (self.wide, const(0))
@@ -437,8 +437,7 @@ class _Micro:
         def read_sum(index: Index, mask: Expr | None, other: object) -> Expr:
             return LOOPS.cast(Load(acc, i * width + j * tile.lanes + lane), sum_dtype)
 
-        bound = {v: in_memory(b, v.shape) for v, b in plan.bound.items()}
-        reads = Access({**bound, plan.start: read_sum})
+        reads = Access({**plan.bound, plan.start: read_sum})
         shape = plan.start.shape
         row = self.first + i
         if what.out_batch and what.batch:

@@ -31,7 +31,7 @@ from ...ir.loops import (
 )
 from ...ir.scalar import LOOPS, compute_dtype
 from ..target import Target
-from .access import Access, Index, in_memory, linear, strides_of, unravel
+from .access import Access, Index, linear, strides_of, unravel
 from .contraction import GRID_LANES, Tile, contraction, contraction_of, epilogue, tile_for
 from .grid import blocks
 from .kernel import access, const, function, loops, parameters
@@ -58,9 +58,7 @@ class _Contract:
         self.reads = access(body, self.params)
         buffers = dict(zip(body.inputs, self.params.inputs, strict=True))
         self.panels, self.direct = buffers[self.what.packed], buffers.get(self.what.a)
-        self.flat, self.start = epilogue(body, self.node)
-        operands = dict(zip(body.input_names, body.inputs, strict=True))
-        self.bound = {v: buffers[operands[v.node.attrs["name"]]] for v in self.flat.inputs[:-1]}
+        self.flat, self.start, self.bound = epilogue(body, self.node, buffers)
         self.threads = GRID_LANES * GRID_LANES
         self.total: Dim = dim_product(self.what.m)
         self.block, self.thread = self.names.var("block"), self.names.var("thread")
@@ -172,7 +170,7 @@ class _Contract:
         def read_sum(index: Index, mask: Expr | None, other: object) -> Expr:
             return LOOPS.cast(Load(acc, i * columns + j), sum_dtype)
 
-        reads = Access({**{v: in_memory(b, v.shape) for v, b in self.bound.items()}, self.start: read_sum})
+        reads = Access({**self.bound, self.start: read_sum})
         shape = self.start.shape
         row = self.first + (self.down + i * GRID_LANES)
         column = self.panel * tile.width + (self.across + j * GRID_LANES)

@@ -6,17 +6,17 @@ pixel's window starts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from ...ir.dims import Dim, dim_product, evaluate_dim, symbols_of
+from ...ir.dims import Dim, dim_product, evaluate_dim, least_size, symbols_of
 from ...ir.errors import CodegenError
 from ...ir.graph import Graph, Node, Value, input_value
-from ...ir.loops import Expr, size_expr
+from ...ir.loops import Buf, Expr, size_expr
 from ...ir.ops.registry import op_def
 from ...ir.scalar import compute_dtype
 from ..target import Target
-from .access import Index, broadcast_index, linear, strides_of
+from .access import Bound, Index, broadcast_index, in_memory, linear, strides_of
 from .collapse import collapse
 from .kernel import const
 
@@ -42,11 +42,6 @@ class Tile:
     def vectors(self) -> int:
         """Registers that one row of the tile takes."""
         return self.width // self.lanes
-
-
-def least_size(d: Dim) -> int:
-    """A size where every symbol is 1."""
-    return evaluate_dim(d, dict.fromkeys(symbols_of(d), 1))
 
 
 def expected_rows(rows: Dim) -> int:
@@ -244,8 +239,10 @@ def contraction_of(body: Graph) -> Node:
     return found[0]
 
 
-def epilogue(body: Graph, node: Node) -> tuple[Graph, Value]:
-    """The pointwise work after the contraction, over collapsed dims (the last, its columns, alone), and the value it starts from."""
+def epilogue(body: Graph, node: Node, buffers: Mapping[Value, Buf]) -> tuple[Graph, Value, dict[Value, Bound]]:
+    """The pointwise work after the contraction, over collapsed dims (the last, its columns, alone), the value that it starts from, and
+    where its other inputs are read.  `buffers`: of the body's inputs.
+    """
     start = input_value("contraction", node.types[0])
     new: dict[Node, tuple[Value, ...]] = {node: (start,)}
     after: set[Node] = set()
@@ -261,4 +258,5 @@ def epilogue(body: Graph, node: Node) -> tuple[Graph, Value]:
     used = [v for v in body.inputs if v.node in after]
     graph = Graph(body.name, (*used, start), tuple(new[v.node][v.index] for v in body.outputs))
     flat = collapse(graph, node.types[0].shape, keep_last=True)
-    return flat, flat.inputs[-1]
+    *others, start = flat.inputs
+    return flat, start, {v: in_memory(buffers[old], v.shape) for v, old in zip(others, used, strict=True)}

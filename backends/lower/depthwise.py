@@ -12,7 +12,7 @@ from ...ir.dims import ceildiv, dim_product
 from ...ir.graph import Graph, Node, Value
 from ...ir.loops import Alloc, Buf, Const, Expr, For, Let, Load, LoopFunction, Names, Stmt, Store, binary, size_expr
 from ...ir.scalar import LOOPS, compute_dtype
-from .access import Access, Index, in_memory, linear, strides_of, unravel
+from .access import Access, Index, linear, strides_of, unravel
 from .contraction import contraction_of, epilogue
 from .grid import cells
 from .kernel import const, function, parameters, spread
@@ -44,9 +44,7 @@ class _Depthwise:
         self.x, self.w = buffers[node.inputs[0]], buffers[weights]
         self.kernel = tuple(k for k in weights.shape[:-1] if isinstance(k, int))
         self.shape, self.source = node.types[0].shape, node.inputs[0].shape
-        self.flat, self.start = epilogue(body, node)
-        by_name = dict(zip(body.input_names, body.inputs, strict=True))
-        self.bound = {v: buffers[by_name[v.node.attrs["name"]]] for v in self.flat.inputs[:-1]}
+        self.flat, self.start, self.bound = epilogue(body, node, buffers)
 
     def lower(self) -> LoopFunction:
         names = self.names
@@ -162,7 +160,7 @@ class _Depthwise:
         def read_sum(index: Index, mask: Expr | None, other: object) -> Expr:
             return LOOPS.cast(Load(acc, const(q * self.lanes) + lane), self.node.types[0].dtype)
 
-        reads = Access({**{v: in_memory(b, v.shape) for v, b in self.bound.items()}, self.start: read_sum})
+        reads = Access({**self.bound, self.start: read_sum})
         shape = self.start.shape
         row = linear((*position, at), strides_of(self.shape[:-1]))
         index = (*unravel(row, shape[:-1]), offset + lane)

@@ -9,6 +9,7 @@ from ...ir.dims import Dim, symbols_of
 from ...ir.graph import Graph, Value
 from ...ir.loops import Buf, Const, Expr, For, If, LoopFunction, Names, Stmt, Var, size_expr
 from ...ir.ops.registry import op_def
+from ...ir.order import sizes_in
 from ...ir.types import i64
 from .access import Access, in_memory
 
@@ -40,19 +41,9 @@ def body_symbols(body: Graph) -> tuple[str, ...]:
     """The size symbols that the body mentions, in order of first appearance."""
     found: dict[str, None] = {}
 
-    def visit(attribute: object) -> None:
-        if isinstance(attribute, tuple):
-            for a in attribute:
-                visit(a)
-        elif not isinstance(attribute, int | float | str | bytes) and hasattr(attribute, "terms"):
-            for s in sorted(symbols_of(attribute)):  # type: ignore[arg-type]
-                found[s] = None
-
     for node in body.nodes:
-        for t in node.types:
-            visit(t.shape)
-        for a in node.attrs.values():
-            visit(a)
+        for d in sizes_in((*(t.shape for t in node.types), *node.attrs.values())):
+            found |= dict.fromkeys(sorted(symbols_of(d)))
     return tuple(found)
 
 

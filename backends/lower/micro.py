@@ -14,7 +14,7 @@ from .access import linear, strides_of
 from .contraction import Tile
 from .kernel import const, loops
 
-LINE_BYTES = 64  # of a cache line
+UNROLL_K = 8  # steps of k in a row
 Hints = Callable[[Expr], list[Stmt]]  # what stands before a group of steps from k
 
 

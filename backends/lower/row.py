@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ...ir.dims import Dim, ceildiv, dim_product, evaluate_dim, symbols_of
+from ...ir.dims import Dim, ceildiv, dim_product, least_size
 from ...ir.errors import CodegenError
 from ...ir.graph import Graph, Node, Value
 from ...ir.loops import (
@@ -108,7 +108,7 @@ def lower_row(body: Graph, lanes: int, grid: bool = False) -> LoopFunction:
         return function(body, params, [For(task, size_expr(dim_product(kept_sizes)), tuple(statements), "parallel", cost=work)])
     *lines, width = kept_sizes
     count, strip = dim_product(lines), STRIP * lanes
-    few = evaluate_dim(count, dict.fromkeys(symbols_of(count), 1)) < LINES  # with the least sizes: a batch of one
+    few = least_size(count) < LINES  # with the least sizes: a batch of one
     if not few or (isinstance(width, int) and width <= strip):
         outer = unravel(task, lines)
         statements = spread(names, width, lanes, lambda offset, lane: emit.row((*outer, offset + lane), outputs, lane))

@@ -13,18 +13,17 @@ from collections.abc import Callable, Sequence
 
 from ...ir.dims import Dim
 from ...ir.graph import Graph
-from ...ir.loops import Address, Buf, Const, Expr, If, Prefetch, Stmt, binary, size_expr
+from ...ir.loops import LINE_BYTES, Address, Buf, Const, Expr, If, Prefetch, Stmt, binary, size_expr
 from ...ir.types import bool_
 
 STREAM_BYTES = 64 << 20  # of all results: more than the caches of a core and, on most machines, of all cores together
-LINE = 64  # bytes of a cache line; vectors that are longer are stored in parts
 LEAST = 16  # bytes of the shortest vector that can be stored past the caches
 MOST_WORK = 40  # operations for an element beyond which a kernel is not bound by memory, and not worth having twice
 
 
 def alignment(buf: Buf, lanes: int) -> int:
     """The multiple, in bytes, at which every vector of a streamed buffer lies."""
-    return min(LINE, lanes * buf.dtype.itemsize)
+    return min(LINE_BYTES, lanes * buf.dtype.itemsize)  # longer vectors are stored in parts
 
 
 def streamable(buffers: Sequence[Buf], size: Dim, begins: Sequence[Dim], lanes: int, work: int) -> Expr:

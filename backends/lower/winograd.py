@@ -20,6 +20,7 @@ import numpy as np
 from ...ir.dims import Dim, ceildiv, dim_product
 from ...ir.graph import Graph, Node, Value
 from ...ir.loops import (
+    LINE_BYTES,
     Alloc,
     Buf,
     Const,
@@ -41,19 +42,16 @@ from ...ir.ops.winograd import PAIRS
 from ...ir.scalar import LOOPS
 from ...ir.types import f32
 from ..target import Target
-from .access import Access, Index, in_memory, linear, strides_of, unravel
+from .access import Access, Index, linear, strides_of, unravel
 from .contraction import Tile, contraction_of, epilogue, packed_operand
 from .kernel import const, function, parameters, spread
-from .micro import LINE_BYTES, Hints, multiply_add
+from .micro import UNROLL_K, Hints, multiply_add
 
 SECOND_LEVEL = 1 << 20  # bytes of the second-level cache that panels may fill
-LEAST_BYTES, MOST_BYTES = (
-    1 << 17,
-    3 << 18,
-)  # of V: little of it where the panels stay in the second-level cache, else much for each read
+LEAST_BYTES = 1 << 17  # of V, where the panels stay in the second-level cache;
+MOST_BYTES = 3 << 18  # where they do not, much is multiplied for each read of them
 CHUNK = 16  # channels that lie side by side in V: a cache line
 TASKS, LEAST_PANELS = 4, 4  # tasks of an image, if that leaves each so many panels: halves took 3 % longer on one core, quarters 9
-UNROLL_K = 8  # steps of k in a row
 MOST_ROWS = 14  # of a register tile
 
 
@@ -135,9 +133,7 @@ class _Winograd:
         self.chunks = -(-channels // CHUNK)
         self.v_position, self.m_position = self.rows * CHUNK, self.rows * self.tile.width
         self.v_chunk = positions * self.v_position
-        self.flat, self.start = epilogue(body, node)
-        by_name = dict(zip(body.input_names, body.inputs, strict=True))
-        self.bound = {v: in_memory(buffers[by_name[v.node.attrs["name"]]], v.shape) for v in self.flat.inputs[:-1]}
+        self.flat, self.start, self.bound = epilogue(body, node, buffers)
 
     def lower(self) -> LoopFunction:
         names, block = self.names, self.rows * self.groups
