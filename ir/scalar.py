@@ -7,7 +7,7 @@ over the arithmetic of this file alone, so that every target computes the same p
 
 functions: abs sqrt fma(a,b,c) floor ceil rint trunc   max min (NaN wins)   where(cond,a,b)   eq ne   cast(x,dtype) bitcast(x,dtype)
 div (truncates on integers) rem (sign of the dividend)   is_nan   const(value, like)
-exp log sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf pow
+exp log sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf gelu pow
 """
 
 from __future__ import annotations
@@ -208,10 +208,16 @@ class NumpyScalars:
         x = np.asarray(x)
         return _erf(x.astype(np.float64)).astype(x.dtype)
 
+    def gelu(self, x: Any) -> Any:
+        x = np.asarray(x)
+        size = np.minimum(np.abs(x), 100.0)  # past which there is nothing: infinity has a result
+        return (np.maximum(x, 0) - size * 0.5 * _erfc(size.astype(np.float64) * math.sqrt(0.5))).astype(x.dtype)
+
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
+_erfc = np.vectorize(math.erfc, otypes=[np.float64])
 
-for _name in "exp log sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf pow".split():
+for _name in "exp log sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf gelu pow".split():
     setattr(LoopScalars, _name, _loop_transcendental(_name))
 
 LOOPS = LoopScalars()

@@ -82,7 +82,7 @@ def gelu(s: S, x: X, *, approximate: str = "none") -> X:
     """x times the normal distribution function of x, exact or by the tanh formula."""
     if approximate == "tanh":
         return 0.5 * x * (1.0 + s.tanh((x + x * x * x * 0.044715) * math.sqrt(2 / math.pi)))
-    return 0.5 * x * (1.0 + s.erf(x * math.sqrt(0.5)))
+    return s.gelu(x)
 
 
 @pointwise(dtype=float_dtype)

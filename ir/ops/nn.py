@@ -119,7 +119,7 @@ _AXIS = ((((5, 37),), {"axis": 1}), (((3, 4, 17),), {"axis": 1}), (((6, 1),), {"
 
 @composite(samples=float_cases(*_AXIS))
 def softmax(x: Value, *, axis: int) -> Value:
-    """exp(x) / sum(exp(x)) along `axis`, of floats; the maximum is subtracted first, and a row divides once, by its sum of 1 or more."""
+    """exp(x) / sum(exp(x)) along `axis`, of floats; the maximum is subtracted first, and a row divides once."""
     wide = widen(x)
     e = apply("exp", build("sub", wide, apply("reduce_max", wide, axes=(axis,), keepdims=True)))
     return cast(build("mul", e, apply("reciprocal", _sum(e, (axis,)))), x.dtype)

@@ -51,8 +51,9 @@ EXACT = frozenset(
     )
 )
 TRANSCENDENTAL = frozenset(
-    ("exp", "log", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "pow")
+    ("exp", "log", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "gelu", "pow")
 )
+FLOOR = {"gelu": 0.25}  # results below this count as so large: its digits below 0 are fewer
 STEPPED = frozenset(("floor", "ceil", "round", "trunc", "sign"))  # they jump or stay
 # dtype -> (distance from 1 to the next number, smallest normal number)
 STEPS = {
@@ -154,12 +155,14 @@ class NoisyScalars(NumpyScalars):
 
     def __getattribute__(self, name: str) -> Any:
         found = super().__getattribute__(name)
-        return partial(self._call, found) if name in TRANSCENDENTAL else found
+        return partial(self._call, found, FLOOR.get(name, 0.0)) if name in TRANSCENDENTAL else found
 
-    def _call(self, function: Callable[..., np.ndarray], *args: Any) -> np.ndarray:
+    def _call(self, function: Callable[..., np.ndarray], floor: float, *args: Any) -> np.ndarray:
         exact = np.asarray(function(*args))
-        scale = 1 + self.noise(exact.shape) * float(np.finfo(exact.dtype).eps) if exact.dtype.kind == "f" else 1
-        return (exact * scale).astype(exact.dtype)
+        if exact.dtype.kind != "f":
+            return exact
+        size = np.copysign(np.maximum(np.abs(exact), floor), exact)
+        return (exact + size * self.noise(exact.shape) * float(np.finfo(exact.dtype).eps)).astype(exact.dtype)
 
 
 def _noises(rng: np.random.Generator) -> list[Callable[[tuple[int, ...]], float | np.ndarray]]:

@@ -112,6 +112,7 @@ def test_pow_of_a_negative_base_and_a_whole_exponent_is_accurate(dtype: DType) -
         ("acosh", 1.0, 0.0), ("acosh", 0.5, NAN), ("acosh", -9.0, NAN), ("acosh", INF, INF),
         ("atanh", -0.0, -0.0), ("atanh", 1.0, INF), ("atanh", -1.0, -INF), ("atanh", 2.0, NAN), ("atanh", NAN, NAN),
         ("erf", -0.0, -0.0), ("erf", INF, 1.0), ("erf", -INF, -1.0), ("erf", 30.0, 1.0), ("erf", NAN, NAN),
+        ("gelu", 0.0, 0.0), ("gelu", INF, INF), ("gelu", -INF, 0.0), ("gelu", -30.0, 0.0), ("gelu", 30.0, 30.0), ("gelu", NAN, NAN),
     ],
 )  # fmt: skip
 def test_special_values(name: str, x: float, value: float, dtype: DType) -> None:
@@ -131,6 +132,20 @@ def test_pow_follows_c99_at_special_values(dtype: DType) -> None:
     assert np.array_equal(np.signbit(got[zero]), np.signbit(want[zero]))
 
 
+@pytest.mark.parametrize("dtype", [f32, f64], ids=str)
+def test_gelu_is_accurate_to_digits_above_zero_and_to_a_distance_below(dtype: DType) -> None:
+    x = samples(dtype)
+    got, want = run("gelu", dtype, x), reference("gelu", x)
+    positive, negative = x >= 0, x < 0
+    assert ulps(got[positive], want[positive]).max() <= {f32: 3.0, f64: 4.0}[dtype]
+    assert np.abs(got[negative] - want[negative]).max() <= {f32: 2.0**-24, f64: 2.0**-51}[dtype]
+
+
+def test_gelu_of_f32_keeps_digits_far_below_zero() -> None:
+    x = np.linspace(-5, -1, 1001, dtype=np.float32)
+    np.testing.assert_allclose(run("gelu", f32, x), reference("gelu", x), rtol=6e-6)
+
+
 @pytest.mark.parametrize(("exponent", "length"), [(1.0, 0), (2.0, 1), (3.0, 2)])
 def test_pow_with_a_small_constant_exponent_multiplies(exponent: float, length: int) -> None:
     e = expression("pow", f32, y=exponent)
@@ -143,14 +158,14 @@ def test_an_angle_too_large_for_its_phase_to_be_known_gives_nan(name: str) -> No
     assert np.isnan(run(name, f32, [2.0**48, -1e30])).all()
 
 
-@pytest.mark.parametrize("name", ["exp", "tanh", "erf"])
+@pytest.mark.parametrize("name", ["exp", "tanh", "erf", "gelu"])
 def test_f32_functions_of_activations_do_not_widen(name: str) -> None:
     assert not any(isinstance(e, Cast) for e in operations(expression(name, f32)))
 
 
 LENGTHS = {
     "exp": 18, "log": 29, "sin": 18, "cos": 19, "tan": 26, "asin": 27, "acos": 27, "atan": 22, "sinh": 34, "cosh": 24,
-    "tanh": 21, "asinh": 83, "acosh": 81, "atanh": 46, "erf": 26, "pow": 74,
+    "tanh": 21, "asinh": 83, "acosh": 81, "atanh": 46, "erf": 26, "gelu": 27, "pow": 74,
 }  # fmt: skip
 
 
