@@ -135,7 +135,7 @@ ROWS = {
     ),
     "a softmax is one row, expanded": (
         graph("x: f32[n,4]", "%a = mul(%x, const<f32[] 2.0>); %s = softmax(%a, axis=1); %y = neg(%s)"),
-        ["row: mul reduce_max sub exp reduce_sum div neg"],
+        ["row: mul reduce_max sub exp reduce_sum reciprocal mul neg"],
     ),
     "the scale of a norm is read, not computed, by its row": (
         graph("x: f32[n,4], s: f32[4], b: f32[4]", "%a = neg(%s); %y = layer_norm(%x, %a, %b, axis=1, epsilon=1e-5)"),
