@@ -384,12 +384,12 @@ class Emitter(Instructions):
             self.put(f"store {vt} {row}, ptr {place}, align {self.align(dtype)}")
 
     def prefetch(self, s: Prefetch) -> None:
-        """Into the second-level cache; in a vector loop, what the first lane asks for."""
+        """Into the second-level cache, or the first for what is near; in a vector loop, what the first lane asks for."""
         index = self.value(s.index, base=True)
         name = self.fresh("p")  # no inbounds: the address may lie past the end
         self.put(f"{name} = getelementptr {self.memory_type(s.buf.dtype)}, ptr {self.buffers[id(s.buf)]}, i64 {index.text}")
         self.declarations.add("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
-        self.put(f"call void @llvm.prefetch.p0(ptr {name}, i32 0, i32 2, i32 1)")
+        self.put(f"call void @llvm.prefetch.p0(ptr {name}, i32 0, i32 {3 if s.near else 2}, i32 1)")
 
     def barrier(self) -> None:
         """Nothing, where nothing runs beside this."""

@@ -382,10 +382,11 @@ class Transpose:
 
 @dataclass(frozen=True, eq=False)
 class Prefetch:
-    """A hint that the line of buf[index] will be read soon; the index may lie outside the buffer."""
+    """A hint that the line of buf[index] will be read soon, or (near) very soon; the index may lie outside the buffer."""
 
     buf: Buf
     index: Expr
+    near: bool = False
 
 
 Stmt: TypeAlias = Union[Store, For, Let, If, While, Alloc, Barrier, Prefetch, Transpose]
@@ -525,7 +526,7 @@ def _statement(s: Stmt, pad: str) -> Iterator[str]:
         case Transpose():
             yield f"{pad}transpose {s.tile.name} {s.size}x{s.size}"
         case Prefetch():
-            yield from _with_shared([s.index], lambda t: f"prefetch {s.buf.name}[{t[0]}]", pad)
+            yield from _with_shared([s.index], lambda t: f"prefetch {'near ' if s.near else ''}{s.buf.name}[{t[0]}]", pad)
         case Alloc():
             yield f"{pad}alloc {s.buf.space} {s.buf.name}: {s.buf.dtype}[{s.buf.size}]"
         case Barrier():

@@ -93,7 +93,7 @@ class LoopScalars:
         b_ = b if isinstance(b, Expr) else Const(b, a.dtype)
         # one instruction (maxps keeps its second operand on NaN); a NaN in b needs a second step
         picked = self.where((a < b_) if name == "max" else (b_ < a), b_, a)
-        return picked if isinstance(b_, Const) else self.where(self.is_nan(b_), b_, picked)
+        return picked if isinstance(b_, Const) else self.where(self.is_nan(b_), Const(math.nan, a.dtype), picked)
 
     def cast(self, x: Expr, dtype: DType) -> Expr:
         return x if x.dtype is dtype else Const(_cast_const(x.value, dtype), dtype) if isinstance(x, Const) else Cast(x, dtype)

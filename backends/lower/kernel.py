@@ -64,10 +64,11 @@ def operations(body: Graph) -> int:
 
 
 Element = Callable[[Expr, Var], Sequence[Stmt]]  # (offset of lane 0, lane) -> statements of one vector
+Ask = Callable[[Expr, int], Sequence[Stmt]]  # (offset of a group of vectors, its elements) -> prefetches
 
 
-def spread(names: Names, size: Dim, lanes: int, element: Element, unroll: int = 1) -> list[Stmt]:
-    """Run `element` over 0..size, a vector at a time: whole vectors (`unroll` at once), then a masked rest."""
+def spread(names: Names, size: Dim, lanes: int, element: Element, unroll: int = 1, ask: Ask | None = None) -> list[Stmt]:
+    """Run `element` over 0..size, a vector at a time: whole vectors (`unroll` at once, after `ask`), then a masked rest."""
     statements: list[Stmt] = []
     extent = size_expr(size)
 
@@ -75,11 +76,12 @@ def spread(names: Names, size: Dim, lanes: int, element: Element, unroll: int = 
         if isinstance(count, Const) and count.value == 0:
             return
         outer, inner, lane = names.var("q"), names.var("u"), names.var("v")
-        offset = start + outer * (lanes * step) + (inner * lanes if step > 1 else 0)
+        group = start + outer * (lanes * step)
+        offset = group + (inner * lanes if step > 1 else 0)
         body: Stmt = For(lane, const(lanes), tuple(element(offset, lane)), "vector")
         if step > 1:
             body = For(inner, const(step), (body,), "unroll")
-        statements.append(For(outer, count, (body,)))
+        statements.append(For(outer, count, (*(ask(group, lanes * step) if ask else ()), body)))
 
     start: Expr = const(0)
     if unroll > 1:
@@ -91,10 +93,13 @@ def spread(names: Names, size: Dim, lanes: int, element: Element, unroll: int = 
     return statements
 
 
-def spread_block(names: Names, size: Dim, block: int, number: Expr, lanes: int, element: Element, unroll: int = 1) -> list[Stmt]:
+def spread_block(
+    names: Names, size: Dim, block: int, number: Expr, lanes: int, element: Element, unroll: int = 1, ask: Ask | None = None
+) -> list[Stmt]:
     """`spread` over the elements of 0..size that block `number` of `block` elements, a multiple of `lanes`, has."""
     start = number * block
-    whole = spread(names, block, lanes, lambda offset, lane: element(start + offset, lane), unroll)
+    asked: Ask | None = (lambda offset, count: ask(start + offset, count)) if ask else None
+    whole = spread(names, block, lanes, lambda offset, lane: element(start + offset, lane), unroll, asked)
     if isinstance(size, int) and size % block == 0:
         return whole
     left = size_expr(size) - start

@@ -18,7 +18,6 @@ from .kernel import UNROLL, access, function, loops, operations, parameters, spr
 from .stream import ahead, alignment, streamable, versions
 from .tiles import crossing_axis, tiled
 
-AHEAD = 1024  # elements, how far a kernel that streams asks for its operands; gelu took 0.74 of its time so, and 0.87 with 256
 BLOCK = 2048  # elements of the innermost dim that one task covers
 SHORT = 8  # an innermost dim below this is not worth a vector where another is longer
 
@@ -70,13 +69,14 @@ def _nest(
     """Loops over `extent` that store each target into a buffer of `shape`, moved by shift (axis, offset)."""
     strides = strides_of(shape)
 
-    def stores(index: Sequence[Expr], stream: bool = False) -> list[Stmt]:
+    def place(index: Sequence[Expr]) -> Expr:
         at = list(index)
         if shift[1] != 0:
             at[shift[0]] = at[shift[0]] + size_expr(shift[1])
-        place = linear(at, strides)
-        asked = ahead(body, inputs, shape, place + AHEAD) if stream else []
-        return asked + [Store(b, place, reads.at(v, index), stream=alignment(b, lanes) if stream else 0) for v, b in targets]
+        return linear(at, strides)
+
+    def stores(index: Sequence[Expr], stream: bool = False) -> list[Stmt]:
+        return [Store(b, place(index), reads.at(v, index), stream=alignment(b, lanes) if stream else 0) for v, b in targets]
 
     if grid:
         return [cells(names, extent, stores)]
@@ -100,9 +100,12 @@ def _nest(
                 return stores(())
             return loops(names, [extent[k] for k in inner], lambda rest: stores([*outer_index, offset + lane, *rest], stream))
 
+        def ask(offset: Expr, count: int) -> Sequence[Stmt]:
+            return ahead(body, inputs, shape, place((*outer_index, offset)), count) if stream else ()
+
         if blocks == 1:
-            return spread(names, block, lanes, element, unroll)
-        return spread_block(names, block, BLOCK, block_index, lanes, element, unroll)
+            return spread(names, block, lanes, element, unroll, ask)
+        return spread_block(names, block, BLOCK, block_index, lanes, element, unroll, ask)
 
     if inner or not rank:
         statements = nest(False)

@@ -6,6 +6,8 @@ recompute at a cost.  The vector runs along the row where the row is innermost, 
 partial results per row, joined in a fixed order, makes the result the same for any thread count and batch position.  On a grid
 a block of threads holds these partial results, one each, so the bits are the same there too; where the vector would run along
 the kept axis, a thread takes a row of its own.
+
+Rows whose results are stored past the caches overlap: while one is stored, the next is in the stage before, and so on.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from ...ir.loops import (
     Store,
     Var,
     as_expr,
+    binary,
     size_expr,
 )
 from ...ir.ops.registry import Reduction, op_def
@@ -40,13 +43,16 @@ from ...ir.scalar import LOOPS, compute_dtype
 from .access import Access, Bound, Index, linear, strides_of, unravel
 from .grid import blocks, cells
 from .kernel import access, const, function, loops, operations, parameters, reaches, remainder, spread, spread_block
-from .stream import ahead, alignment, streamable, versions
+from .stream import ahead, alignment, large, streamable, versions
 
 LINES = 16  # of rows side by side; where there are fewer, tasks are strips of a line,
 STRIP = 2  # so many vectors wide
 PARTIAL = 4  # partial vectors per row: hides the latency of an addition
+TOGETHER = 1 << 16  # elements of the rows of a task whose results are too large for any cache
 SHARED_ROW_BYTES = 16384  # of values that a block keeps for later stages
 EXPENSIVE = frozenset("exp log tanh sigmoid erf gelu silu softplus mish pow sin cos div sqrt".split())
+
+Element = Callable[[Sequence[Expr], Expr, Expr | None], list[Stmt]]  # (index within a row, slot of partial results, live) -> statements
 
 
 @dataclass(frozen=True)
@@ -100,23 +106,22 @@ def lower_row(body: Graph, lanes: int, grid: bool = False) -> LoopFunction:
     outputs = dict(zip(body.outputs, params.outputs, strict=True))
     if grid:
         return function(body, params, [_on_grid(body, shape, names, params.inputs, reads, lanes, along, outputs)])
-    emit = _Row(body, shape, names, params.inputs, reads, lanes, along)
+    emit = _Row(body, shape, names, params.inputs, outputs, reads, lanes, along)
     task = names.var("t")
     work = size_expr(dim_product([shape.full[k] for k in shape.axes])) * operations(body)
     if along:
-        statements = emit.row(unravel(task, kept_sizes), outputs, const(0))
-        return function(body, params, [For(task, size_expr(dim_product(kept_sizes)), tuple(statements), "parallel", cost=work)])
+        return function(body, params, [emit.rows_along(task, kept_sizes, work)])
     *lines, width = kept_sizes
     count, strip = dim_product(lines), STRIP * lanes
     few = least_size(count) < LINES  # with the least sizes: a batch of one
     if not few or (isinstance(width, int) and width <= strip):
         outer = unravel(task, lines)
-        statements = spread(names, width, lanes, lambda offset, lane: emit.row((*outer, offset + lane), outputs, lane))
+        statements = spread(names, width, lanes, lambda offset, lane: emit.row((*outer, offset + lane), lane))
         loop = For(task, size_expr(count), tuple(statements), "parallel", cost=work * size_expr(width))
         return function(body, params, [loop])
     strips = ceildiv(width, strip)
     *outer, number = unravel(task, (*lines, strips))
-    statements = spread_block(names, width, strip, number, lanes, lambda offset, lane: emit.row((*outer, offset + lane), outputs, lane))
+    statements = spread_block(names, width, strip, number, lanes, lambda offset, lane: emit.row((*outer, offset + lane), lane))
     loop = For(task, size_expr(count * strips), tuple(statements), "parallel", cost=work * strip)
     return function(body, params, [loop])
 
@@ -127,11 +132,11 @@ def _on_grid(
     """A block for each row, or a thread for each where neighbouring rows are neighbours in memory."""
     kept_sizes = [shape.full[k] for k in shape.kept]
     if not along:
-        emit = _Row(body, shape, names, inputs, reads, 1, along, keep=False)
-        return cells(names, kept_sizes, lambda kept: emit.row(kept, outputs, const(0)))
+        emit = _Row(body, shape, names, inputs, outputs, reads, 1, along, keep=False)
+        return cells(names, kept_sizes, lambda kept: emit.row(kept, const(0)))
     block, thread = names.var("row"), names.var("thread")
-    emit = _Row(body, shape, names, inputs, reads, lanes, along, thread)
-    statements = emit.row(unravel(block, kept_sizes), outputs, const(0))
+    emit = _Row(body, shape, names, inputs, outputs, reads, lanes, along, thread)
+    statements = emit.row(unravel(block, kept_sizes), const(0))
     return blocks(block, dim_product(kept_sizes), thread, lanes * PARTIAL, statements)
 
 
@@ -143,6 +148,21 @@ def _vector_along_row(body: Graph, shape: Shape) -> bool:
         return False
     operands = [n.inputs[0] for n in body.nodes if op_def(n.op).kind == "reduction"]
     return not any(reaches(body, "window", v) for v in operands)
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """One loop over a row: what comes before it, at each of its elements, for each group of vectors, and after it.
+
+    partial: vectors of partial results, as many as a group has; reads: where values lie after it.
+    """
+
+    begin: list[Stmt]
+    element: Element
+    ask: Callable[[Sequence[Expr]], list[Stmt]]
+    end: list[Stmt]
+    partial: int
+    reads: Access
 
 
 class _Row:
@@ -157,13 +177,14 @@ class _Row:
         shape: Shape,
         names: Names,
         inputs: Sequence[Buf],
+        outputs: dict[Value, Buf],
         reads: Access,
         lanes: int,
         along: bool,
         thread: Var | None = None,
         keep: bool = True,
     ):
-        self.body, self.shape, self.names, self.inputs, self.reads = body, shape, names, inputs, reads
+        self.body, self.shape, self.names, self.inputs, self.outputs, self.reads = body, shape, names, inputs, outputs, reads
         self.lanes, self.along, self.thread = lanes, along, thread
         self.stage = stages(body)
         self.reductions = [n for n in body.nodes if op_def(n.op).kind == "reduction"]
@@ -208,78 +229,154 @@ class _Row:
                     stack.append(user)
         return found
 
-    def row(self, kept: Sequence[Expr], outputs: dict[Value, Buf], lane: Expr) -> list[Stmt]:
-        """All stages for one kept index; `lane` tells rows side by side apart (0 where the vector runs along the row)."""
-        self.reads = Access(self._parameter_bindings())
-        statements: list[Stmt] = []
-        last = max([self.stage[v] for v in outputs] + [self.stage[n.outputs[0]] - 1 for n in self.reductions])
-        for level in range(last + 1):
-            folding = [n for n in self.reductions if self.stage[n.inputs[0]] == level]
-            storing = [(v, b) for v, b in outputs.items() if self._is_full(v) and self.stage[v] == level]
-            keeping = [v for v in self.kept_values if self.stage[v] == level]
-            if folding or storing or keeping:
-                statements += self._stage(kept, lane, folding, storing, keeping)
-        for v, b in outputs.items():
-            if not self._is_full(v):
-                store = self._store_reduced(v, b, kept)
-                statements.append(store if self.thread is None else If(self.thread < 1, (store,)))
-        return statements
+    def rows_along(self, task: Var, kept_sizes: Sequence[Dim], work: Expr) -> For:
+        """Tasks of a row each; of several where results are too large for any cache, so that one row is stored beside the next."""
+        full, count = self.shape.full, dim_product(kept_sizes)
+        size, buffers = dim_product(full), [b for v, b in self.outputs.items() if self._is_full(v)]
+        streams = streamable(buffers, size, full[-1:], self.lanes, operations(self.body))
+        if isinstance(streams, Const):
+            statements = self.row(unravel(task, kept_sizes), const(0))
+            return For(task, size_expr(count), tuple(statements), "parallel", cost=work)
+        several = binary("max", const(TOGETHER) // size_expr(dim_product(self.sizes)), 1)
+        together = LOOPS.where(large(buffers, size), several, const(1))
+        first = task * together
+        rows = binary("min", together, size_expr(count) - first)
 
-    def _parameter_bindings(self) -> dict[Value, Bound]:
-        return {v: self.reads.bound[v] for v in self.body.inputs}
+        def make(stream: bool) -> list[Stmt]:
+            if stream and self._overlaps():
+                return self._overlapped(lambda row: unravel(first + row, kept_sizes), rows)
+            row = self.names.var("row")
+            return [For(row, rows, tuple(self.row(unravel(first + row, kept_sizes), const(0), stream)))]
+
+        tasks = (size_expr(count) + (together - 1)) // together
+        return For(task, tasks, tuple(versions(streams, make)), "parallel", cost=work * together)
+
+    def row(self, kept: Index, lane: Expr, stream: bool = False) -> list[Stmt]:
+        """All stages for one kept index; `lane` tells rows side by side apart (0 where the vector runs along the row)."""
+        reads = Access(self.reads.bound)
+        scratch = self._scratch()
+        statements: list[Stmt] = [Alloc(b) for b in scratch.values()]
+        for level in range(self._last() + 1):
+            stage = self._stage(level, kept, lane, scratch, reads, stream)
+            if stage is not None:
+                statements += [*stage.begin, *self._loop(stage, lane, stream), *stage.end]
+        return [*statements, *self._store_reduced(kept, reads)]
+
+    def _overlaps(self) -> bool:
+        """Whether rows can be computed as `_overlapped` does: one lies behind the other, each stage has but the results of those before
+        it to wait for, and what is kept is read by the next stage only.
+        """
+        last = self._last()
+        stored = all(self.stage[n.inputs[0]] < last for n in self.reductions)
+        return last > 0 and stored and self._rows_follow() and all(self.stage[v] == last - 1 for v in self.kept_values)
+
+    def _overlapped(self, kept_at: Callable[[Expr], Index], rows: Expr) -> list[Stmt]:
+        """Neighbouring rows, each a stage behind the one before it, so that one loop has all stages, each for another row.
+
+        Reading, arithmetic and storing past the caches are then under way all the time; a stage of stores alone would fill the queue
+        in which those of kept values have to wait too.
+        """
+        last = self._last()
+        scratch = self._scratch()
+        results: dict[Value, list[Buf]] = {}  # of the rows before, the newest first, back to that which is in its last stage
+        for v in (n.outputs[0] for n in self.reductions):
+            results[v] = [Buf(self.names.var("was").name, v.dtype, "reg", 1) for _ in range(last - self.stage[v] + 1)]
+        step = self.names.var("step")
+        stages: list[tuple[Expr, _Stage]] = []
+        for level in range(last + 1):
+            reads = Access(self.reads.bound)
+            for v, b in scratch.items():
+                if self.stage[v] < level:
+                    reads.bind(v, self._kept_read(b, const(0)))
+            for v, was in results.items():
+                if self.stage[v] <= level:
+                    reads.bind(v, _scalar_read(was[level - self.stage[v]], const(0)))
+            row = step - level
+            stage = self._stage(level, kept_at(row), const(0), scratch, reads, True)
+            assert stage is not None, "a stage ends with a reduction or stores"
+            stages.append((row, stage))
+
+        def ask(reduced: Sequence[Expr]) -> list[Stmt]:
+            return [s for _, stage in stages for s in stage.ask(reduced)]
+
+        # the last stage first: it reads kept values before the next row's take their place
+        parts = [((const(0) <= row) & (row < rows), stage.element) for row, stage in reversed(stages)]
+        body: list[Stmt] = [s for _, stage in stages for s in stage.begin]
+        body += self._loop_along(parts, PARTIAL, True, ask)
+        body += [s for _, stage in stages for s in stage.end]
+        final = step - last
+        stored = self._store_reduced(kept_at(final), stages[-1][1].reads)
+        body += [If(const(0) <= final, tuple(stored))] if stored else []
+        for v, was in results.items():
+            body += [Store(older, const(0), Load(b, const(0))) for b, older in zip(was[-2::-1], was[:0:-1], strict=True)]
+            body.append(Store(was[0], const(0), stages[self.stage[v] - 1][1].reads.at(v, ())))
+        allocated = [*scratch.values(), *(b for was in results.values() for b in was)]
+        return [*(Alloc(b) for b in allocated), For(step, rows + last, tuple(body))]
+
+    def _last(self) -> int:
+        """The number of the last stage."""
+        return max([self.stage[v] for v in self.outputs if self._is_full(v)] + [self.stage[n.outputs[0]] - 1 for n in self.reductions])
+
+    def _scratch(self) -> dict[Value, Buf]:
+        """Memory for the values to keep."""
+        size = dim_product(self.sizes) if self.along else dim_product(self.sizes) * self.lanes
+        space = "local" if self.thread is None else "shared"
+        return {v: Buf(self.names.var("keep").name, v.dtype, space, size) for v in self.kept_values}
 
     def _row_index(self, reduced: Sequence[Expr]) -> Expr:
         return linear(reduced, strides_of(self.sizes))
 
-    def _stage(
-        self, kept: Sequence[Expr], row_lane: Expr, folding: list[Node], storing: list[tuple[Value, Buf]], keeping: list[Value]
-    ) -> list[Stmt]:
+    def _stage(self, level: int, kept: Index, row_lane: Expr, scratch: dict[Value, Buf], reads: Access, stream: bool) -> _Stage | None:
+        """What one loop over a row does, or None where there is nothing to do; its `end` is what later stages may read of `reads`."""
+        folding = [n for n in self.reductions if self.stage[n.inputs[0]] == level]
+        keeping = [v for v in scratch if self.stage[v] == level]
+        storing = [(v, b) for v, b in self.outputs.items() if self._is_full(v) and self.stage[v] == level]
+        if not folding and not keeping and not storing:
+            return None
         partial = PARTIAL if self.along and folding and self.thread is None else 1
         states = {n: self._states(n, partial) for n in folding}
-        statements: list[Stmt] = []
-        for n in folding:
-            statements += self._initialize(n, states[n], partial, row_lane)
-        scratch: dict[Value, Buf] = {}
+        begin = [s for n in folding for s in self._initialize(n, states[n], partial, row_lane)]
+        before, within = Access(reads.bound), Access(reads.bound)  # what was computed for an element and kept is read back
         for v in keeping:
-            size = dim_product(self.sizes) if self.along else dim_product(self.sizes) * self.lanes
-            scratch[v] = Buf(self.names.var("keep").name, v.dtype, "local" if self.thread is None else "shared", size)
-            statements.append(Alloc(scratch[v]))
+            within.bind(v, self._kept_read(scratch[v], row_lane))
 
-        def element(reduced: Sequence[Expr], slot: Expr, live: Expr | None, stream: bool = False) -> list[Stmt]:
+        def element(reduced: Sequence[Expr], slot: Expr, live: Expr | None) -> list[Stmt]:
             index = self.shape.join(kept, reduced)
             position = self._row_index(reduced)
             inner: list[Stmt] = []
             for v in keeping:
                 offset = position if self.along else position * self.lanes + row_lane
-                inner.append(Store(scratch[v], offset, self.reads.at(v, index)))
-            reads = Access(self.reads.bound)
-            for v in keeping:
-                reads.bind(v, self._kept_read(scratch[v], row_lane))
-            if stream and self.shape.axes[0] == len(self.shape.kept):  # the next row lies behind this one
-                following = linear(index, strides_of(self.shape.full)) + size_expr(dim_product(self.sizes))
-                inner += ahead(self.body, self.inputs, self.shape.full, following)
+                inner.append(Store(scratch[v], offset, before.at(v, index)))
             for v, b in storing:
                 past = alignment(b, self.lanes) if stream else 0
-                inner.append(Store(b, linear(index, strides_of(v.shape)), reads.at(v, index), stream=past))
+                inner.append(Store(b, linear(index, strides_of(v.shape)), within.at(v, index), stream=past))
             for n in folding:
-                inner += self._fold(n, states[n], reads.at(n.inputs[0], index), position, slot, live)
+                inner += self._fold(n, states[n], within.at(n.inputs[0], index), position, slot, live)
             return inner
 
-        if self.thread is not None:
-            statements += self._loop_threads(element, self.thread)
-        elif self.along:
-            full = self.shape.full
-            large = streamable([b for _, b in storing], dim_product(full), full[-1:], self.lanes, operations(self.body))
-            statements += versions(
-                large, lambda stream: self._loop_along(lambda reduced, slot, live: element(reduced, slot, live, stream), partial)
-            )
-        else:
-            statements += loops(self.names, self.sizes, lambda reduced: element(reduced, row_lane, None), "r")
+        def ask(reduced: Sequence[Expr]) -> list[Stmt]:
+            """Rows lie behind each other; the first stage asks for all."""
+            if not stream or level or not self._rows_follow():
+                return []
+            index = linear(self.shape.join(kept, reduced), strides_of(self.shape.full))
+            return ahead(self.body, self.inputs, self.shape.full, index, self.lanes * partial)
+
         for v in keeping:
-            self.reads.bind(v, self._kept_read(scratch[v], row_lane))
-        for n in folding:
-            statements += self._finish(n, states[n], partial, row_lane)
-        return statements
+            reads.bind(v, self._kept_read(scratch[v], row_lane))
+        end = [s for n in folding for s in self._finish(n, states[n], partial, row_lane, reads)]
+        return _Stage(begin, element, ask, end, partial, reads)
+
+    def _loop(self, stage: _Stage, lane: Expr, stream: bool) -> list[Stmt]:
+        """All elements of a row."""
+        if self.thread is not None:
+            return self._loop_threads(stage.element, self.thread)
+        if self.along:
+            return self._loop_along([(None, stage.element)], stage.partial, stream, stage.ask)
+        return loops(self.names, self.sizes, lambda reduced: stage.element(reduced, lane, None), "r")
+
+    def _rows_follow(self) -> bool:
+        """Whether each row lies behind the one before it in memory."""
+        return self.shape.axes[0] == len(self.shape.kept)
 
     def _kept_read(self, buf: Buf, lane: Expr) -> Bound:
         def read(index: Index, mask: Expr | None, other: Scalar) -> Expr:
@@ -321,32 +418,47 @@ class _Row:
         lets = [Let(self.names.var("new", b.dtype), e) for b, e in zip(states, new, strict=True)]
         return [*lets, *(Store(b, slot, let.var) for b, let in zip(states, lets, strict=True))]
 
-    def _loop_along(self, element: Callable[..., list[Stmt]], partial: int) -> list[Stmt]:
-        """The vector runs along the last reduced axis; outer reduced axes are serial loops around it."""
+    def _loop_along(
+        self, parts: Sequence[tuple[Expr | None, Element]], partial: int, whole: bool, ask: Callable[[Sequence[Expr]], Sequence[Stmt]]
+    ) -> list[Stmt]:
+        """The vector runs along the last reduced axis; outer reduced axes are serial loops around it.
+
+        parts: what happens to a group of `partial` vectors, one after another, each where its condition holds; whole: the length of
+        that axis is known to be a multiple of the vector's; ask: what comes before each group.
+        """
         names, lanes = self.names, self.lanes
         *outer, length = self.sizes
+
+        def group(prefix: tuple[Expr, ...], begin: Expr, vectors: int) -> list[Stmt]:
+            statements: list[Stmt] = []
+            for condition, element in parts:
+                u, v = names.var("u"), names.var("v")
+                slot = u * lanes + v
+                vector = For(v, const(lanes), tuple(element((*prefix, begin + slot), slot, None)), "vector")
+                loop = For(u, const(vectors), (vector,), "unroll")
+                statements.append(loop if condition is None else If(condition, (loop,)))
+            return statements
 
         def inner(prefix: tuple[Expr, ...]) -> list[Stmt]:
             statements: list[Stmt] = []
             extent = size_expr(length)
             groups = extent // (lanes * partial)
-            q, u, v = names.var("q"), names.var("u"), names.var("v")
-            at = q * (lanes * partial) + u * lanes + v
-            body = element((*prefix, at), u * lanes + v, None)
             if not (isinstance(groups, Const) and groups.value == 0):
-                vector = For(v, const(lanes), tuple(body), "vector")
-                statements.append(For(q, groups, (For(u, const(partial), (vector,), "unroll"),)))
+                q = names.var("q")
+                begin = q * (lanes * partial)
+                statements.append(For(q, groups, (*ask((*prefix, begin)), *group(prefix, begin, partial))))
             start = groups * (lanes * partial)
             rest = (extent - start) // lanes
             if not (isinstance(rest, Const) and rest.value == 0):
-                q2, v2 = names.var("q"), names.var("v")
-                body = element((*prefix, start + q2 * lanes + v2), v2, None)
-                statements.append(For(q2, rest, (For(v2, const(lanes), tuple(body), "vector"),)))
+                q = names.var("q")
+                statements.append(For(q, rest, tuple(group(prefix, start + q * lanes, 1))))
             tail = extent % lanes
-            if not (isinstance(tail, Const) and tail.value == 0):
-                statements += remainder(
-                    names, tail, extent - tail, lanes, lambda at, lane: element((*prefix, at + lane), lane, lane < tail)
-                )
+            if not whole and not (isinstance(tail, Const) and tail.value == 0):
+
+                def last(at: Expr, lane: Var) -> list[Stmt]:
+                    return [s for _, element in parts for s in element((*prefix, at + lane), lane, lane < tail)]
+
+                statements += remainder(names, tail, extent - tail, lanes, last)
             return statements
 
         return loops(names, outer, inner, "r")
@@ -394,7 +506,7 @@ class _Row:
             half //= 2
         return [*statements, *(Store(own, const(0), Load(b, const(0))) for b, own in zip(shared, states, strict=True))]
 
-    def _finish(self, n: Node, states: list[Buf], partial: int, row_lane: Expr) -> list[Stmt]:
+    def _finish(self, n: Node, states: list[Buf], partial: int, row_lane: Expr, reads: Access) -> list[Stmt]:
         """Join the partial results by a fixed tree of halves and keep the finished scalar for readers."""
         monoid = _monoid(n)
         statements: list[Stmt] = []
@@ -414,13 +526,23 @@ class _Row:
         result = n.outputs[0]
         final = Buf(self.names.var("red").name, result.dtype, "reg", 1 if self.along else self.lanes)
         value = LOOPS.cast(monoid.finish(LOOPS, tuple(Load(b, row_lane) for b in states)), result.dtype)
-        self.reads.bind(result, lambda index, mask, other: Load(final, row_lane))
+        reads.bind(result, _scalar_read(final, row_lane))
         return [*statements, Alloc(final), Store(final, row_lane, value)]
 
-    def _store_reduced(self, v: Value, b: Buf, kept: Sequence[Expr]) -> Stmt:
-        full_rank = len(v.shape) == len(self.shape.full)
-        index = self.shape.join(kept, [const(0)] * len(self.shape.axes)) if full_rank else tuple(kept)
-        return Store(b, linear(index, strides_of(v.shape)), self.reads.at(v, index))
+    def _store_reduced(self, kept: Sequence[Expr], reads: Access) -> list[Stmt]:
+        """Store the outputs that have one element for a row."""
+        statements: list[Stmt] = []
+        for v, b in self.outputs.items():
+            if not self._is_full(v):
+                full_rank = len(v.shape) == len(self.shape.full)
+                index = self.shape.join(kept, [const(0)] * len(self.shape.axes)) if full_rank else tuple(kept)
+                store = Store(b, linear(index, strides_of(v.shape)), reads.at(v, index))
+                statements.append(store if self.thread is None else If(self.thread < 1, (store,)))
+        return statements
+
+
+def _scalar_read(buf: Buf, lane: Expr) -> Bound:
+    return lambda index, mask, other: Load(buf, lane)
 
 
 def _monoid(n: Node) -> Reduction:

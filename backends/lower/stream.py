@@ -17,6 +17,7 @@ from ...ir.loops import LINE_BYTES, Address, Buf, Const, Expr, If, Prefetch, Stm
 from ...ir.types import bool_
 
 STREAM_BYTES = 64 << 20  # of all results: more than the caches of a core and, on most machines, of all cores together
+NEAR_BYTES, FAR_BYTES = 2 << 10, 16 << 10  # how far ahead operands are asked for, into the first and the second cache: what gelu liked
 LEAST = 16  # bytes of the shortest vector that can be stored past the caches
 MOST_WORK = 40  # operations for an element beyond which a kernel is not bound by memory, and not worth having twice
 
@@ -26,6 +27,11 @@ def alignment(buf: Buf, lanes: int) -> int:
     return min(LINE_BYTES, lanes * buf.dtype.itemsize)  # longer vectors are stored in parts
 
 
+def large(buffers: Sequence[Buf], size: Dim) -> Expr:
+    """Whether buffers of `size` elements each are too large for any cache."""
+    return size_expr(size) * sum(b.dtype.itemsize for b in buffers) >= STREAM_BYTES
+
+
 def streamable(buffers: Sequence[Buf], size: Dim, begins: Sequence[Dim], lanes: int, work: int) -> Expr:
     """The condition under which stores of `size` elements into each buffer may stream.
 
@@ -33,7 +39,7 @@ def streamable(buffers: Sequence[Buf], size: Dim, begins: Sequence[Dim], lanes: 
     """
     if not buffers or work > MOST_WORK or any(alignment(b, lanes) < LEAST for b in buffers):
         return Const(False, bool_)
-    condition = size_expr(size) * sum(b.dtype.itemsize for b in buffers) >= STREAM_BYTES
+    condition = large(buffers, size)
     for d in begins:
         condition = condition & binary("eq", size_expr(d) % lanes, 0)
     for b in buffers:
@@ -41,9 +47,19 @@ def streamable(buffers: Sequence[Buf], size: Dim, begins: Sequence[Dim], lanes: 
     return condition
 
 
-def ahead(body: Graph, buffers: Sequence[Buf], shape: Sequence[Dim], position: Expr) -> list[Stmt]:
-    """Ask for the element at `position` of every input that has this shape: arithmetic and memory must not wait for each other."""
-    return [Prefetch(b, position) for v, b in zip(body.inputs, buffers, strict=True) if v.shape == tuple(shape)]
+def ahead(body: Graph, buffers: Sequence[Buf], shape: Sequence[Dim], position: Expr, elements: int) -> list[Stmt]:
+    """Ask for what every input that has this shape holds some way behind the elements at `position`.
+
+    Arithmetic and memory must not wait for each other; a core waits even for its second-level cache, so each line is asked for twice.
+    """
+    asked: list[Stmt] = []
+    for v, b in zip(body.inputs, buffers, strict=True):
+        if v.shape == tuple(shape):
+            item = b.dtype.itemsize
+            for distance in (NEAR_BYTES, FAR_BYTES):
+                lines = range(distance // item, distance // item + elements, LINE_BYTES // item)
+                asked += [Prefetch(b, position + k, distance == NEAR_BYTES) for k in lines]
+    return asked
 
 
 def versions(condition: Expr, make: Callable[[bool], Sequence[Stmt]]) -> list[Stmt]:

@@ -17,9 +17,10 @@ from octavo.backends.lower.lower import lower
 from octavo.backends.runtime.executable import aligned
 from octavo.backends.target import find_target, runnable
 from octavo.ir.graph import Graph, input_value
-from octavo.ir.loops import Const, Expr, If, LoopFunction, Stmt, to_text
+from octavo.ir.loops import Const, Expr, For, If, LoopFunction, Stmt, Store, to_text, walk
 from octavo.ir.text import parse
 from octavo.ir.types import dtype_of
+from octavo.passes.expand import expand
 from octavo.passes.fuse import fuse
 from octavo.tests.backends.native import execute
 from octavo.tests.backends.templates import Template, templates
@@ -85,11 +86,56 @@ def test_small_results_do_not_stream(only_streaming: None, monkeypatch: pytest.M
 
 
 def test_what_streams_asks_for_its_operands_ahead():
-    """A row for the next one; only operands of the result's shape are walked through as it is."""
-    text = to_text(lowered(BODIES["softmax"]))
-    assert re.search(r"prefetch x0\[.* \+ m\)\]", text)
-    assert "prefetch x0" in to_text(lowered(BODIES["rows"]))
-    assert "prefetch x1" not in to_text(lowered(BODIES["rows"]))
+    """Twice, for the first cache and for the second; only operands of the result's shape are walked through as it is."""
+    for body in ("softmax", "rows"):
+        text = to_text(lowered(BODIES[body]))
+        assert re.search(r"prefetch near x0\[.* \+ 512\)\]", text)
+        assert re.search(r"prefetch x0\[.* \+ 4096\)\]", text)
+        assert "x1[" in text if body == "rows" else "x1[" not in text
+        assert not re.search(r"prefetch (near )?x1", text)
+
+
+def test_rows_that_stream_are_in_all_stages_at_once():
+    """One loop over a row's length stores a row of the softmax, sums the next and finds the largest of the one after that."""
+    loops = [s for s in walk(lowered(BODIES["softmax"]).body) if isinstance(s, For) and s.kind == "serial"]
+    groups = [[inner for inner in loop.body if isinstance(inner, If)] for loop in loops]
+    assert any(len(group) == 3 and any(isinstance(s, Store) and s.stream for s in walk(group)) for group in groups)
+
+
+OVERLAPPED = {
+    "softmax": "%y = softmax(%x, axis=1)",
+    "log_softmax": "%y = log_softmax(%x, axis=1)",
+    "a norm": "%y = layer_norm(%x, %s, axis=1, epsilon=1e-5)",
+    "a reduction for two stages and for the result": """
+        %m = reduce_max(%x, axes=[1], keepdims=true)
+        %d = sub(%x, %m)
+        %t = reduce_sum(%d, axes=[1], keepdims=true)
+        %e = mul(%d, %t)
+        %u = reduce_min(%e, axes=[1], keepdims=true)
+        %f = add(%x, %m)
+        %y = add(%f, %u)""",
+}
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 64, 67])
+@pytest.mark.parametrize("name", OVERLAPPED)
+def test_overlapped_rows_change_no_bit(name: str, rows: int, monkeypatch: pytest.MonkeyPatch):
+    last = "%least = reduce_min(%x, axes=[1], keepdims=false)"
+    body = expand(parse(f"graph g(%x: f32[n,1024], %s: f32[1024]) -> (%y, %least) {{\n{OVERLAPPED[name]}\n{last}\n}}"))
+    rng = np.random.default_rng(2)
+    x, s = rng.standard_normal((rows, 1024)).astype(np.float32), rng.standard_normal(1024).astype(np.float32)
+
+    def run() -> tuple[str, bytes]:
+        function = lower(body, find_target("native"))
+        results = [aligned(4 * rows * 1024), aligned(4 * rows)]
+        execute(function, [x, s, *results], {"n": rows})
+        return to_text(function), b"".join(r.tobytes() for r in results)
+
+    _, ordinary = run()
+    monkeypatch.setattr(stream, "STREAM_BYTES", 1)
+    text, overlapped = run()
+    assert "for step in serial" in text
+    assert overlapped == ordinary
 
 
 def test_sizes_that_are_known_and_small_have_one_version():
