@@ -107,7 +107,7 @@ def _compile_gpu(model: Any, target: Target, dims: Mapping[str, int] | None, pro
     check_device(target)
     tell = progress or (lambda stage, done, total: None)
     graph, optimized = _optimized(model, dims, tell)
-    program = plan(fuse(legalize(optimized, target)))
+    program = plan(fuse(legalize(optimized, target), attention=False))
     code = build_ptx(program, target, lambda done, total: tell("compile kernels", done, total))
     return Model(load_gpu(program, code, signature_of(graph, program)), _refuse_to_save)
 

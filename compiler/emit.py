@@ -39,7 +39,8 @@ def emit(model: Any, form: str, *, target: str = "native", dims: Mapping[str, in
         signature = result.native.signature
         symbols = (*signature.symbols, *signature.defined)
         return listing(result.program, result.built[0], chosen, symbols, form)
-    fused = fuse(legalize(optimize(graph_of(model, dims), progress=report), chosen, schedules(chosen)))
+    legal = legalize(optimize(graph_of(model, dims), progress=report), chosen, schedules(chosen))
+    fused = fuse(legal, attention=chosen.kind == "cpu")
     if form == "graph":
         return to_text(fused).encode()
     return build(plan(fused), chosen, lambda done, total: report("compile kernels", done, total)).text.encode()

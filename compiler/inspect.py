@@ -90,7 +90,8 @@ def graph_after(graph: Graph, name: str, target: str = "native") -> Graph:
     if name == "import":
         return graph
     level = find_target(target)
-    steps: tuple[Step, ...] = (*PIPELINE, partial(legalize, target=level, schedules=schedules(level)), fuse)
+    joined = partial(fuse, attention=level.kind == "cpu")
+    steps: tuple[Step, ...] = (*PIPELINE, partial(legalize, target=level, schedules=schedules(level)), joined)
     last = max(k for k, step in enumerate(steps) if name in _names(step))
     return run_passes(graph, steps[: last + 1], progress=report)[0]
 

@@ -141,7 +141,7 @@ def row_of(contest: Contest, t: Tuned) -> Row:
 
 def contests(optimized: Graph, target: Target, sizes: Mapping[str, int] | None = None) -> list[Contest]:
     """The different contractions of a graph, the most work first; kernels that differ in their epilogues alone share one."""
-    program = plan(fuse(legalize(optimized, target)))
+    program = plan(fuse(legalize(optimized, target), attention=False))  # each of its products has a schedule of its own
     known = choose_sizes((v.shape for v in optimized.inputs), sizes)
     found: dict[str, Contest] = {}
     for step in program.kernels():

@@ -1,9 +1,10 @@
 """Fusion: the graph as `kernel` nodes, each one loop nest, with everything fused into it as its body.
 
-Four kinds of group, by anchor: a contraction with the pointwise chain after it; a reduction or a composite that is one row
-computation (softmax, layer_norm) with pointwise work around it; an opaque op alone; and for the rest groups of pointwise and index ops
-that end in one stored value.  A node joins the group of its readers when all of them are in that group, so every group has one
-result and no cycle can arise.  Reshapes that only regroup dims are views and stay outside.
+Five kinds of group, by anchor: attention, two matmuls with a softmax and pointwise work between them; a contraction with the pointwise
+chain after it; a reduction or a composite that is one row computation (softmax, layer_norm) with pointwise work around it; an opaque
+op alone; and for the rest groups of pointwise and index ops that end in one stored value. A node joins the group of its readers when
+all of them are in that group, so every group has one result and no cycle can arise. Reshapes that only regroup dims are views and stay
+outside.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from ..ir.dims import Dim
 from ..ir.graph import Graph, Node, Value, const_value, input_value
 from ..ir.ops.registry import op_def
+from ..ir.scalar import compute_dtype
 from .expand import expand
 
 ROW_COMPOSITES = frozenset({"softmax", "log_softmax", "layer_norm", "rms_norm", "log_sum_exp"})
@@ -50,19 +52,22 @@ class _Group:
     """Nodes that become one kernel; `root` is stored."""
 
     root: Node
-    kind: str  # "contract", "row", "opaque", "map"
+    kind: str  # "attention", "contract", "row", "opaque", "map"
     members: list[Node] = field(default_factory=list)
 
 
-def fuse(graph: Graph) -> Graph:
-    """Every computing node inside a `kernel`; leaves, views (`reshape`) and control flow stay.  Sub-graphs are fused too."""
-    groups = _group(graph)
+def fuse(graph: Graph, *, attention: bool = True) -> Graph:
+    """Every computing node inside a `kernel`; leaves, views (`reshape`) and control flow stay.  Sub-graphs are fused too.
+
+    attention: whether the target computes attention as one kernel; else it is three.
+    """
+    groups = _group(graph, attention)
     new: dict[Node, tuple[Value, ...]] = {}
     for node in graph.nodes:
         group = groups.get(node)
         if group is None:
             inputs = tuple(new[v.node][v.index] for v in node.inputs)
-            attrs = {k: fuse(a) if isinstance(a, Graph) else a for k, a in node.attrs.items()}
+            attrs = {k: fuse(a, attention=attention) if isinstance(a, Graph) else a for k, a in node.attrs.items()}
             changed = inputs != node.inputs or any(attrs[k] is not a for k, a in node.attrs.items())
             new[node] = Node(node.op, inputs, attrs, node.types, node.loc).outputs if changed else node.outputs
         elif group.root is node:
@@ -80,12 +85,19 @@ def _inlined(v: Value) -> bool:
     return v.is_const and v.array.size == 1 and v.dtype.kind in "fiub"
 
 
-def _group(graph: Graph) -> Mapping[Node, _Group]:
+def _group(graph: Graph, attention: bool) -> Mapping[Node, _Group]:
     groups: dict[Node, _Group] = {}
     stored = {v.node for v in graph.roots}
     users = graph.users
+    for node in graph.nodes if attention else ():
+        members = _attention(node, users, stored)
+        if members and not any(n in groups for n in members):
+            group = _Group(node, "attention", members)
+            groups.update(dict.fromkeys(members, group))
+    for group in list(dict.fromkeys(groups.values())):
+        _extend(group, users, stored, groups)
     for node in graph.nodes:
-        kind = _anchor(node)
+        kind = None if node in groups else _anchor(node)
         if kind:
             groups[node] = group = _Group(node, kind, [node])
             if kind in ("contract", "row"):
@@ -110,6 +122,67 @@ def _anchor(node: Node) -> str | None:
     if kind == "reduction" or node.op in ROW_COMPOSITES:
         return "row"
     return "opaque" if kind == "opaque" else None
+
+
+def _attention(node: Node, users: Mapping[Node, tuple[Node, ...]], stored: set[Node]) -> list[Node]:
+    """The nodes of attention that ends in this matmul: the matmul of its scores, a softmax along their rows, and what is pointwise
+    between the two products; reshapes may regroup the rows.  Empty where it is none, or something else reads a value in between.
+    """
+    if not _is_product(node):
+        return []
+    columns, size = node.inputs[0].shape[-1], node.inputs[0].type.size
+    views: list[Node] = []  # of the weights
+    weights = node.inputs[0]
+    while weights.node.op == "reshape" and weights.node.inputs[0].shape[-1:] == (columns,):
+        views.append(weights.node)
+        (weights,) = weights.node.inputs
+    above: set[Node] = set()  # what may lie between: the same rows of as many columns
+    stack = [weights.node]
+    while stack and len(above) < LIMIT:
+        n = stack.pop()
+        between = n.op in ("softmax", "reshape") or _is_product(n) or op_def(n.op).kind == "pointwise"
+        if between and n not in above and n.types[0].shape[-1:] == (columns,) and n.types[0].size == size:
+            above.add(n)
+            stack.extend(v.node for v in n.inputs if n.op != "matmul")
+    products, softmaxes = ([n for n in above if n.op == op] for op in ("matmul", "softmax"))
+    if len(products) != 1 or len(softmaxes) != 1:
+        return []
+    (product,), (softmax,) = products, softmaxes
+    members = _reached(product, {*above, *views}, users)
+    after = _reached(softmax, above, users)
+    wide = compute_dtype(node.types[0].dtype)
+    fits = (
+        softmax in members
+        and softmax.attrs["axis"] == softmax.types[0].rank - 1
+        and softmax.types[0].shape == weights.shape
+        and all(n.op != "reshape" for n in after)
+        and all(n not in stored and members.issuperset(set(users[n]) - {node}) for n in members)
+        and all(v.node not in members for v in node.inputs[1:])
+        and product.types[0].shape[-2] == node.types[0].shape[-2]
+        and node.inputs[0].shape[:-2] == node.types[0].shape[:-2]
+        and all(compute_dtype(n.types[0].dtype) is wide for n in (product, softmax))
+    )
+    return [node, *members] if fits else []
+
+
+def _reached(node: Node, members: set[Node], users: Mapping[Node, tuple[Node, ...]]) -> set[Node]:
+    """The members that read what the node computes, and itself."""
+    found = {node}
+    stack = [node]
+    while stack:
+        for reader in users[stack.pop()]:
+            if reader in members and reader not in found:
+                found.add(reader)
+                stack.append(reader)
+    return found
+
+
+def _is_product(node: Node) -> bool:
+    """Whether a node multiplies floats, batch by batch."""
+    if node.op != "matmul" or not node.types[0].dtype.is_float:
+        return False
+    a, b = node.inputs
+    return b.type.rank > 2 or a.type.rank == 2
 
 
 def _fusable(node: Node) -> bool:
@@ -143,7 +216,7 @@ def _readers_group(node: Node, readers: tuple[Node, ...], groups: Mapping[Node, 
         return group if all(_reads_cheaply(node, r) for r in readers) else None
     if group.kind == "row":
         return group if _feeds_row(node, readers, group) else None
-    if group.kind == "contract":
+    if group.kind in ("attention", "contract"):
         return group if _unpacks(node, readers) else None
     return None
 

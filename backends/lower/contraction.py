@@ -6,12 +6,12 @@ pixel's window starts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...ir.dims import Dim, dim_product, evaluate_dim, least_size, symbols_of
 from ...ir.errors import CodegenError
-from ...ir.graph import Graph, Node, Value, input_value
+from ...ir.graph import Graph, Node, Value, input_value, topological
 from ...ir.loops import Buf, Expr, size_expr
 from ...ir.ops.registry import op_def
 from ...ir.scalar import compute_dtype
@@ -243,20 +243,26 @@ def epilogue(body: Graph, node: Node, buffers: Mapping[Value, Buf]) -> tuple[Gra
     """The pointwise work after the contraction, over collapsed dims (the last, its columns, alone), the value that it starts from, and
     where its other inputs are read.  `buffers`: of the body's inputs.
     """
-    start = input_value("contraction", node.types[0])
-    new: dict[Node, tuple[Value, ...]] = {node: (start,)}
-    after: set[Node] = set()
-    stack = [v.node for v in body.outputs]
-    while stack:
-        n = stack.pop()
-        if n is not node and n not in after:
-            after.add(n)
-            stack.extend(v.node for v in n.inputs)
-    for n in body.nodes:
-        if n in after:
-            new[n] = n.outputs if n.op == "input" else n.with_inputs([new[v.node][v.index] for v in n.inputs]).outputs
-    used = [v for v in body.inputs if v.node in after]
-    graph = Graph(body.name, (*used, start), tuple(new[v.node][v.index] for v in body.outputs))
+    graph, start = section(body, node.outputs[0], body.outputs)
+    used = graph.inputs[:-1]
     flat = collapse(graph, node.types[0].shape, keep_last=True)
     *others, start = flat.inputs
     return flat, start, {v: in_memory(buffers[old], v.shape) for v, old in zip(others, used, strict=True)}
+
+
+def section(body: Graph, begin: Value, end: Sequence[Value]) -> tuple[Graph, Value]:
+    """The part of a body from one value on to others, and that value in it: the last input, after those of the body that are read."""
+    start = input_value("start", begin.type)
+    new: dict[Node, tuple[Value, ...]] = {begin.node: (start,)}
+    after: set[Node] = set()
+    stack = [v.node for v in end]
+    while stack:
+        n = stack.pop()
+        if n is not begin.node and n not in after:
+            after.add(n)
+            stack.extend(v.node for v in n.inputs)
+    for n in topological(end):
+        if n in after:
+            new[n] = n.outputs if n.op == "input" else n.with_inputs([new[v.node][v.index] for v in n.inputs]).outputs
+    used = [v for v in body.inputs if v.node in after]
+    return Graph(body.name, (*used, start), tuple(new[v.node][v.index] for v in end)), start

@@ -6,6 +6,7 @@ from ...ir.graph import Graph
 from ...ir.loops import LoopFunction
 from ...ir.ops.registry import op_def
 from ..target import Target
+from .attention import is_attention, lower_attention
 from .contract import lower_contract
 from .contract_grid import lower_contract_grid
 from .contraction import contraction_of
@@ -19,8 +20,10 @@ LANES = 16  # elements that map and row loops handle at once, on every target: p
 
 
 def template(body: Graph) -> str:
-    """The template that computes a kernel: contract, depthwise, winograd, row, opaque or map."""
+    """The template that computes a kernel: attention, contract, depthwise, winograd, row, opaque or map."""
     kinds = {op_def(n.op).kind for n in body.nodes}
+    if is_attention(body):
+        return "attention"
     if "contraction" in kinds:
         node = contraction_of(body)
         return "depthwise" if is_depthwise(node) else "winograd" if is_winograd(node) else "contract"
@@ -33,6 +36,8 @@ def lower(body: Graph, target: Target) -> LoopFunction:
     """The loops of one kernel.  Raises CodegenError for a body that no template computes."""
     grid = target.kind == "gpu"
     match template(body):
+        case "attention":
+            return lower_attention(body, LANES, target)
         case "contract":
             return lower_contract_grid(body, target) if grid else lower_contract(body, target)
         case "depthwise":

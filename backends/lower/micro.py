@@ -32,12 +32,13 @@ def multiply_add(
     k: Sequence[Dim],
     unroll: int,
     hints: Hints,
+    length: Expr | None = None,
 ) -> list[Stmt]:
     """Add to `acc`, [rows, vectors, lanes] in registers, the products over the k loops.
 
     rows: where in `a` each row of the tile starts, moves: how each k loop moves along it; start: where in `panels` the tile's first
     panel starts, panel_size: from one panel to the next, for tiles of more vectors than a panel has.  `unroll` steps of the
-    innermost loop stand in a row, after `hints`.
+    innermost loop stand in a row, after `hints`.  length: how many steps of it there are, if not all.
     """
     dtype, k_strides = acc.dtype, strides_of(k)
 
@@ -58,17 +59,23 @@ def multiply_add(
         return result
 
     def inner(outer: tuple[Expr, ...]) -> list[Stmt]:
-        return _unrolled(names, k[-1], unroll, lambda i: step((*outer, i)), lambda i: hints(linear((*outer, i), k_strides)))
+        return _unrolled(
+            names,
+            k[-1] if length is None else length,
+            unroll,
+            lambda i: step((*outer, i)),
+            lambda i: hints(linear((*outer, i), k_strides)),
+        )
 
     return loops(names, k[:-1], inner)
 
 
-def _unrolled(names: Names, size: Dim, unroll: int, step: Callable[[Expr], list[Stmt]], before: Hints) -> list[Stmt]:
+def _unrolled(names: Names, size: Dim | Expr, unroll: int, step: Callable[[Expr], list[Stmt]], before: Hints) -> list[Stmt]:
     """A serial loop over 0..size, some steps at a time; `before` stands once before each group of steps."""
     if isinstance(size, int) and size <= 2 * unroll:
         return [*before(const(0)), *(s for k in range(size) for s in step(const(k)))]
     q, u = names.var("k"), names.var("u")
-    extent = size_expr(size)
+    extent = size if isinstance(size, Expr) else size_expr(size)
     steps = For(u, const(unroll), tuple(step(q * unroll + u)), "unroll")
     whole = For(q, extent // unroll, (*before(q * unroll), steps))
     if isinstance(size, int):

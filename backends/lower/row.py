@@ -12,7 +12,7 @@ Rows whose results are stored past the caches overlap: while one is stored, the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...ir.dims import Dim, ceildiv, dim_product, least_size
@@ -126,6 +126,16 @@ def lower_row(body: Graph, lanes: int, grid: bool = False) -> LoopFunction:
     return function(body, params, [loop])
 
 
+def row_in_scratch(
+    body: Graph, names: Names, bound: Mapping[Value, Bound], kept: Sequence[Expr], lanes: int, scratch: Buf, start: Expr
+) -> list[Stmt]:
+    """The stages of one row along the last axis, for a template that holds rows in scratch memory: the one result, of the full shape,
+    goes there from `start` on.  bound: how the inputs are read.
+    """
+    emit = _Row(body, row_shape(body), names, (), {body.outputs[0]: scratch}, Access(bound), lanes, True, start=start)
+    return emit.row(tuple(kept), const(0))
+
+
 def _on_grid(
     body: Graph, shape: Shape, names: Names, inputs: Sequence[Buf], reads: Access, lanes: int, along: bool, outputs: dict[Value, Buf]
 ) -> For:
@@ -168,7 +178,8 @@ class _Stage:
 class _Row:
     """Emits the stages of one row (or of `lanes` rows side by side).
 
-    With `thread` the partial results of a row are with the threads of a block, each of which runs these statements.
+    With `thread` the partial results of a row are with the threads of a block, each of which runs these statements.  With `start` the
+    result of full shape is one row in scratch memory, from there on.
     """
 
     def __init__(
@@ -183,9 +194,10 @@ class _Row:
         along: bool,
         thread: Var | None = None,
         keep: bool = True,
+        start: Expr | None = None,
     ):
         self.body, self.shape, self.names, self.inputs, self.outputs, self.reads = body, shape, names, inputs, outputs, reads
-        self.lanes, self.along, self.thread = lanes, along, thread
+        self.lanes, self.along, self.thread, self.start = lanes, along, thread, start
         self.stage = stages(body)
         self.reductions = [n for n in body.nodes if op_def(n.op).kind == "reduction"]
         self.sizes = [shape.full[k] for k in shape.axes]
@@ -349,7 +361,8 @@ class _Row:
                 inner.append(Store(scratch[v], offset, before.at(v, index)))
             for v, b in storing:
                 past = alignment(b, self.lanes) if stream else 0
-                inner.append(Store(b, linear(index, strides_of(v.shape)), within.at(v, index), stream=past))
+                place = linear(index, strides_of(v.shape)) if self.start is None else self.start + position
+                inner.append(Store(b, place, within.at(v, index), stream=past))
             for n in folding:
                 inner += self._fold(n, states[n], within.at(n.inputs[0], index), position, slot, live)
             return inner

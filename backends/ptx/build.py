@@ -1,6 +1,6 @@
 """A fused graph -> one PTX module and the list of what to launch.
 
->>> built = build(plan(fuse(legalize(graph, target))), target)
+>>> built = build(plan(fuse(legalize(graph, target), attention=False)), target)
 >>> built.text                 # PTX, every different kernel once
 >>> built.launches[id(step)]   # for each kernel step of the program: entry, blocks over size symbols, threads
 """

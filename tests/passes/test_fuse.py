@@ -217,7 +217,53 @@ CONTRACTIONS = {
 }
 
 
-@pytest.mark.parametrize(("text", "expected"), [pytest.param(*c, id=k) for k, c in (POINTWISE | VIEWS | ROWS | CONTRACTIONS).items()])
+QKV = "q: f32[h,n,4], k: f32[h,4,m], v: f32[h,m,3]"
+ATTENTION = {
+    "attention is one kernel with what is pointwise between its products": (
+        graph(
+            f"{QKV}, b: f32[m]",
+            "%s = matmul(%q, %k); %t = add(%s, %b); %w = softmax(%t, axis=2); %a = abs(%w); %o = matmul(%a, %v); %y = neg(%o)",
+        ),
+        ["attention: matmul add reduce_max sub exp reduce_sum reciprocal mul abs matmul neg"],
+    ),
+    "reshapes between may regroup the rows": (
+        graph(
+            QKV,
+            "%s = matmul(%q, %k); %t = reshape(%s, shape=[1,h,n,m]); %w = softmax(%t, axis=3); %a = reshape(%w, shape=[h,n,m]); "
+            "%y = matmul(%a, %v)",
+        ),
+        ["attention: matmul reshape reduce_max sub exp reduce_sum reciprocal mul reshape matmul"],
+    ),
+    "weights that something else reads are stored": (
+        graph(QKV, "%s = matmul(%q, %k); %w = softmax(%s, axis=2); %y = matmul(%w, %v)", "%y, %w"),
+        ["contract: matmul", "row: reduce_max sub exp reduce_sum reciprocal mul", "contract: matmul"],
+    ),
+    "so are scores": (
+        graph(QKV, "%s = matmul(%q, %k); %w = softmax(%s, axis=2); %y = matmul(%w, %v); %z = neg(%s)", "%y, %z"),
+        ["contract: matmul", "row: reduce_max sub exp reduce_sum reciprocal mul", "contract: matmul", "map: neg"],
+    ),
+    "a softmax along another axis needs the whole matrix": (
+        graph(QKV, "%s = matmul(%q, %k); %w = softmax(%s, axis=1); %y = matmul(%w, %v)"),
+        ["contract: matmul", "row: reduce_max sub exp reduce_sum reciprocal mul", "contract: matmul"],
+    ),
+    "so does a product with its own rows": (
+        graph("q: f32[h,n,4], k: f32[h,4,n]", "%s = matmul(%q, %k); %w = softmax(%s, axis=2); %y = matmul(%w, %w)"),
+        ["contract: matmul", "row: reduce_max sub exp reduce_sum reciprocal mul", "contract: matmul"],
+    ),
+    "or with one matrix for rows of every batch": (
+        graph("q: f32[h,n,4], k: f32[h,4,m], v: f32[m,3]", "%s = matmul(%q, %k); %w = softmax(%s, axis=2); %y = matmul(%w, %v)"),
+        ["contract: matmul", "row: reduce_max sub exp reduce_sum reciprocal mul", "contract: matmul"],
+    ),
+    "products without a softmax between are two": (
+        graph(QKV, "%s = matmul(%q, %k); %w = exp(%s); %y = matmul(%w, %v)"),
+        ["contract: matmul exp", "contract: matmul"],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [pytest.param(*c, id=k) for k, c in (POINTWISE | VIEWS | ROWS | CONTRACTIONS | ATTENTION).items()]
+)
 def test_what_shares_a_kernel(text: str, expected: list[str] | None):
     found = kernels(text)
     if expected is None:  # the body is the expansion of a composite

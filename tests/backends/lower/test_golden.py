@@ -89,6 +89,12 @@ CASES = {
     "convolution_in_groups": f"""graph g(%x: f32[1,1,1,4], %w: f32[16,2,1,1]) -> (%y) {{
         %y = conv(%x, %w, groups=2, {CONV})
     }}""",
+    "attention": """graph g(%q: f32[b,1,2], %k: f32[b,2,8], %v: f32[b,8,8]) -> (%y) {
+        %s = matmul(%q, %k)
+        %t = mul(%s, const<f32[] 0.5>)
+        %w = softmax(%t, axis=2)
+        %y = matmul(%w, %v)
+    }""",
     "depthwise": f"""graph g(%x: f32[n,1,9,5], %w: f32[5,1,1,3]) -> (%y) {{
         %y = conv(%x, %w, groups=5, {CONV.replace("[0,0]]", "[1,1]]")})
     }}""",

@@ -72,7 +72,7 @@ def executable(graph: Graph, target: str = "sm_80") -> tuple[Executable, Emulate
 def on_emulated(graph: Graph, target: str = "sm_80") -> tuple[Program, Built, EmulatedDevice]:
     """A planned graph, its kernels, and a device that runs them."""
     chosen = find_target(target)
-    program = plan(fuse(legalize(optimize(graph), chosen)))
+    program = plan(fuse(legalize(optimize(graph), chosen), attention=False))
     built = Built(chosen, "", *lowered(program, chosen))
     bodies = {}
     for step in program.kernels():

@@ -48,7 +48,7 @@ def ptxas() -> str:
 @cache
 def built(graph: Graph, target: str) -> Built:
     chosen = find_target(target)
-    return build(plan(fuse(legalize(optimize(graph), chosen))), chosen)
+    return build(plan(fuse(legalize(optimize(graph), chosen), attention=False)), chosen)
 
 
 def assemble(text: str, target: str, tmp_path: Path) -> str:
