@@ -31,6 +31,8 @@ def emit(model: Any, form: str, *, target: str = "native", dims: Mapping[str, in
     Raises TargetError where the target has no such form, and what `compile` raises.
     """
     chosen = find_target(target)
+    if form not in FORMS:
+        raise TargetError(f"no form is called {form!r}; there are {', '.join(FORMS)}")
     if form != "graph" and (chosen.kind == "gpu") != (form == "ptx"):
         fitting = ", ".join(t.name for t in TARGETS.values() if (t.kind == "gpu") == (form == "ptx"))
         raise TargetError(f"target {chosen.name!r} has no form {form!r}; {form} is for {fitting}")
