@@ -22,7 +22,8 @@ from ..feeds import feeds as real_feeds
 from ..fetch import fetch, models
 
 ON_REQUEST = ("iree",)  # peers that take several times as long as the others: never the fastest
-ONE_THREAD = ("torch",)  # peers that compile for so long, and for each number of threads anew, that one number has to do
+SLOW = ("torch",)  # peers that compile for long, and for each number of threads anew: after the first number only where they are
+CLOSE = 1.5  # times as slow as the fastest peer at most
 BATCHED = {"mlp x64": ("mlp", 64)}  # a name of ours: (model of the zoo, batch)
 
 
@@ -71,12 +72,18 @@ def measure(name: str, peers: Sequence[str], threads: Sequence[int], seconds: fl
         arena = model.workspace_bytes(*(feeds[spec.name].shape for spec in model.inputs)) / 1e6
         weights = (artifact / "weights.bin").stat().st_size / 1e6
         del model
-        outcomes = []
+        outcomes: list[Outcome] = []
         for count in threads:
-            beside = [p for p in peers if count == 1 or p not in ONE_THREAD]
+            beside = [p for p in peers if p not in SLOW or not outcomes or is_close(p, outcomes[0])]
             found = bench(artifact, feeds, onnx=onnx, against=beside, threads=count, seconds=seconds, realtime=True, target=target)
             outcomes.append(Outcome(name, origin, found, weights, arena))
         return outcomes
+
+
+def is_close(peer: str, outcome: Outcome) -> bool:
+    """Whether a peer may be the fastest under other circumstances."""
+    nearest = outcome.ratio / CLOSE
+    return any(r.runtime == peer and r.ratio >= nearest for r in outcome.report.results)
 
 
 def _model(name: str, folder: Path) -> tuple[Path, dict[str, np.ndarray], str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ... import __version__
 from ...compiler.machine import Machine, describe_machine
-from .cases import Outcome, geomean
+from .cases import CLOSE, SLOW, Outcome, geomean
 from .floors import COMPILED, Floors
 from .limits import Limits, Share
 from .sweep import LARGEST, OTHERS, Sweep
@@ -129,12 +129,14 @@ def _latency(outcomes: Sequence[Outcome], threads: int) -> Section:
         ratio = "-" if math.isnan(o.ratio) else f"{o.ratio:.2f}"
         rows.append((o.name, o.origin, inputs, f"{o.ours.median_ms:.3g}", *each, ratio, f"{spread:.0%}"))
     summary = _summary(outcomes)
-    notes = ()
+    notes: tuple[str, ...] = ()
     if summary["models"]:
         notes = (
             f"Octavo takes {summary['geomean']:.2f} of the fastest peer's time (geometric mean of {summary['models']} models); "
             f"worst {summary['worst_model']} with {summary['worst']:.2f}",
         )
+    if threads > 1 and set(SLOW) & set(peers):
+        notes += (f"{' and '.join(SLOW)} took part only where it was within {CLOSE} times of the fastest peer with fewer threads",)
     columns = ("model", "from", "inputs", "octavo ms", *(f"{p} ms" for p in peers), "octavo / fastest", "spread")
     return Section(f"Median latency, {threads} thread{'s' if threads > 1 else ''}", columns, tuple(rows), notes, 3)
 

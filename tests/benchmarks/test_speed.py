@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from octavo.benchmarks.c_runner import CRunner
 from octavo.benchmarks.speed.__main__ import main
-from octavo.benchmarks.speed.cases import Outcome, case_names, geomean
+from octavo.benchmarks.speed.cases import Outcome, case_names, geomean, is_close
 from octavo.benchmarks.speed.chart import as_svg, sweep_as_svg
 from octavo.benchmarks.speed.floors import Floors, subnormal_ratio, ten_ops
 from octavo.benchmarks.speed.limits import Limits, Share
@@ -58,6 +58,15 @@ def test_the_fastest_peer_is_the_one_to_beat(results: Results) -> None:
     data = json.loads(json.dumps(as_json(results)["summary"]))
     assert data["1"] == {"geomean": pytest.approx(math.sqrt(0.8 * 2.0)), "worst": 2.0, "worst_model": "<odd>", "models": 2}
     assert data["2"]["geomean"] == pytest.approx(0.8)
+
+
+def test_a_slow_compiler_is_measured_again_only_where_it_may_be_the_fastest() -> None:
+    assert is_close("torch", outcome("near", 1, ("onnxruntime", 2.0), ("torch", 2.9)))
+    assert is_close("torch", outcome("ahead", 1, ("onnxruntime", 2.0), ("torch", 1.0)))
+    assert not is_close("torch", outcome("far", 1, ("onnxruntime", 2.0), ("torch", 3.1)))
+    assert not is_close("torch", outcome("failed", 1, ("onnxruntime", 2.0)))
+    page = as_markdown(Results.of([outcome("near", 2, ("torch", 2.0))], {}, 1.0))
+    assert "Torch took part only where" in page
 
 
 def test_the_page_has_machine_versions_spread_and_floors(results: Results) -> None:
