@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 from octavo.compiler.cli import main
 from octavo.compiler.cli.options import Duration
+from octavo.compiler.emit import emit
 from onnx import TensorProto, helper
 
 
@@ -209,6 +210,11 @@ def test_emit_ptx_needs_a_gpu_target(model: Path, tmp_path: Path) -> None:
     result = octavo_cli("compile", model, "-o", out, "--emit", "ptx")
     assert result.exit_code == 1
     assert "has no form 'ptx'; ptx is for sm_80, sm_90a" in result.stderr
+
+
+def test_emit_names_its_forms(model: Path) -> None:
+    with pytest.raises(octavo.TargetError, match="no form is called 'loops'; there are graph, "):
+        emit(str(model), "loops")
 
 
 @pytest.mark.parametrize("per_node", [False, True])
