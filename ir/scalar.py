@@ -111,7 +111,9 @@ class LoopScalars:
             return binary("rem", a, b)
         x, y = (self.cast(v, f64) if isinstance(v, Expr) else Const(v, f64) for v in (a, b))
         r = self.fma(-self.trunc(x / y), y, x)  # exact, but the quotient may have been rounded up to the next integer
-        r = self.where((r < 0) ^ (x < 0), self.where(self.eq(r, 0), r, self.where(x < 0, r - self.abs(y), r + self.abs(y))), r)
+        exact = self.eq(r, 0)
+        r = self.where((r < 0) ^ (x < 0), self.where(x < 0, r - self.abs(y), r + self.abs(y)), r)
+        r = self.where(exact, x * 0.0, r)  # a zero has the dividend's sign as well
         infinite = self.eq(self.abs(y), Const(math.inf, f64))  # of which trunc(x / y) * y is NaN
         return self.cast(self.where(infinite, self.where(self.is_nan(x - x), x - x, x), r), dtype)
 

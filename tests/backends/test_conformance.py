@@ -68,3 +68,13 @@ def _loose(a: np.ndarray) -> Measured:
     wide = a.astype(np.float64)
     largest = np.abs(wide[np.isfinite(wide)]).max(initial=1.0)
     return Measured(a, np.full(a.shape, LOOSE_ULPS * epsilon(dtype_of(a.dtype)) * largest))
+
+
+@pytest.mark.parametrize("target", [t.name for t in runnable() if t.name not in INTEGER_LEVELS])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_remainder_of_nothing_has_the_sign_of_the_dividend(dtype: str, target: str):
+    x, y = np.array([[-2.5, 2.5, -0.0, 0.0, -7.5], [-2.5, -2.5, 3.0, -3.0, 2.5]], dtype)
+    operands = [input_value(name, TensorType(dtype_of(x.dtype), x.shape)) for name in "xy"]
+    got = compile(Graph("rem", tuple(operands), apply_node("rem", operands, {}).outputs), target=target)(x, y)
+    np.testing.assert_array_equal(got, np.zeros(5))
+    np.testing.assert_array_equal(np.signbit(got), np.signbit(x))

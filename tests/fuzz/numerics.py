@@ -53,7 +53,7 @@ EXACT = frozenset(
 TRANSCENDENTAL = frozenset(
     ("exp", "log", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "gelu", "pow")
 )
-FLOOR = {"gelu": 0.25}  # results below this count as so large: its digits below 0 are fewer
+FLOOR = {"gelu": 0.5}  # results below this count as so large: its digits below 0 are fewer
 STEPPED = frozenset(("floor", "ceil", "round", "trunc", "sign"))  # they jump or stay
 # dtype -> (distance from 1 to the next number, smallest normal number)
 STEPS = {
