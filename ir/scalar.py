@@ -91,7 +91,7 @@ class LoopScalars:
         if a.dtype is bool_:
             return (a | b) if name == "max" else (a & b)
         b_ = b if isinstance(b, Expr) else Const(b, a.dtype)
-        # one instruction (maxps keeps its second operand on NaN); a NaN in b needs a second step
+        # one instruction (maxps keeps its second operand on NaN); a NaN in b, where reductions have theirs, becomes the one NaN
         picked = self.where((a < b_) if name == "max" else (b_ < a), b_, a)
         return picked if isinstance(b_, Const) else self.where(self.is_nan(b_), Const(math.nan, a.dtype), picked)
 

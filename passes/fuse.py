@@ -160,6 +160,7 @@ def _attention(node: Node, users: Mapping[Node, tuple[Node, ...]], stored: set[N
         and all(v.node not in members for v in node.inputs[1:])
         and product.types[0].shape[-2] == node.types[0].shape[-2]
         and node.inputs[0].shape[:-2] == node.types[0].shape[:-2]
+        and not _inlined(product.inputs[0])  # the queries are read from memory
         and all(compute_dtype(n.types[0].dtype) is wide for n in (product, softmax))
     )
     return [node, *members] if fits else []

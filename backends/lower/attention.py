@@ -4,7 +4,8 @@
 
 A task has a group of query rows of one batch.  Their scores lie in scratch memory, in the second-level cache: the first product writes
 them there, panel after panel of k^T, each row becomes weights in place by the stages of `row`, and the second product reads them from
-there.  Memory is so for some rows of scores a thread instead of for all of them.
+there.  Memory is so for some rows of scores a thread instead of for all of them.  Threads share batches, heads and groups of rows: a
+few queries of one head are one task, however many keys they meet.
 
 All three are what the kernels `contract`, `row` and `contract` would compute, by the same micro-kernel and in the same order, so fusing
 changes no bit; that is why a row of scores is kept whole rather than rescaled as its maximum grows.  No row is too long to be fused:
@@ -60,7 +61,8 @@ class _Attention:
         self.tiles = [self._tile_of(n, target) for n in (self.first, self.second)]
         self.stride = ceildiv(self.length, 16) * 16 + 16  # between rows of scores, so that they do not collide in the cache
         self.group = self._group()
-        self.scratch = Buf(self.names.var("scores").name, self.dtype, "local", self.group * self.stride)
+        self.rows = dim_min(self.group, dim_max(self.count, 1))  # of scratch memory
+        self.scratch = Buf(self.names.var("scores").name, self.dtype, "local", self.rows * self.stride)
 
     def _tile_of(self, node: Node, target: Target) -> Tile:
         width = contraction(node).packed.shape[-1]
@@ -117,7 +119,7 @@ class _Attention:
         statements: list[Stmt] = [Let(panel0, what.b_panel(at)), Let(row, what.a_row(at, (first,)))]
         if query.dtype is not self.dtype:  # widened once, not at each use
             stride = ceildiv(depth, 16) * 16 + 16
-            wide = Buf(names.var("wide").name, self.dtype, "local", self.group * stride)
+            wide = Buf(names.var("wide").name, self.dtype, "local", self.rows * stride)
             statements += [Alloc(wide), self._widen(wide, stride, query, row, depth, count)]
             query, row = wide, const(0)
         reads = {v: in_memory(b, v.shape) for v, b in self.buffers.items()}
@@ -193,8 +195,8 @@ class _Attention:
         chunk = max(UNROLL_K, CHUNK_BYTES // (tile.width * self.dtype.itemsize) // UNROLL_K * UNROLL_K)
         chunks = None
         if not (isinstance(self.length, int) and self.length <= chunk):
-            sums = Buf(names.var("sums").name, self.dtype, "local", self.group * ceildiv(what.n, tile.width) * tile.width)
-            chunks = _Chunks(chunk, self.group, sums)
+            sums = Buf(names.var("sums").name, self.dtype, "local", self.rows * ceildiv(what.n, tile.width) * tile.width)
+            chunks = _Chunks(chunk, self.rows, sums)
         product = _Product(
             names, what, tile, self.dtype, self.second.types[0].dtype, self.buffers[what.packed], self.scratch, const(0), self.stride,
             self._counts(), store, chunks,
@@ -345,12 +347,17 @@ class _Product:
 
 
 def _scores(body: Graph, product: Node) -> Value:
-    """The last value of the chain of pointwise ops over the product, which its tile computes before it stores."""
-    v = product.outputs[0]
+    """The last value of the chain of pointwise ops over the product, which its tile computes before it stores.
+
+    A wider value would lose digits in scratch memory: what is computed from there on, each row computes anew.
+    """
+    v, wide = product.outputs[0], compute_dtype(product.types[0].dtype)
     while len(readers := set(body.users[v.node])) == 1:
         (node,) = readers
         others = [x for x in node.inputs if x != v and x.node.op not in ("input", "const")]
-        if op_def(node.op).kind != "pointwise" or others or not node.types[0].dtype.is_float or node.types[0].shape != v.shape:
+        if op_def(node.op).kind != "pointwise" or others or node.types[0].shape != v.shape:
+            break
+        if not node.types[0].dtype.is_float or compute_dtype(node.types[0].dtype) is not wide:
             break
         v = node.outputs[0]
     return v

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...ir.errors import CodegenError
 from ...ir.graph import Graph
 from ...ir.loops import LoopFunction
 from ...ir.ops.registry import op_def
@@ -37,6 +38,8 @@ def lower(body: Graph, target: Target) -> LoopFunction:
     grid = target.kind == "gpu"
     match template(body):
         case "attention":
+            if grid:
+                raise CodegenError(f"kernel {body.name}: attention has no grid; fuse without it for a GPU")
             return lower_attention(body, LANES, target)
         case "contract":
             return lower_contract_grid(body, target) if grid else lower_contract(body, target)

@@ -108,7 +108,7 @@ def _summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 def sections(results: Results) -> list[Section]:
     """The tables, in the order in which people want them."""
-    found = [_latency(results.at(t), t) for t in results.threads]
+    found = [_latency(results.at(t), t, again=t != results.threads[0]) for t in results.threads]
     if results.outcomes:
         found.append(_memory(results))
     if results.limits:
@@ -118,7 +118,8 @@ def sections(results: Results) -> list[Section]:
     return found
 
 
-def _latency(outcomes: Sequence[Outcome], threads: int) -> Section:
+def _latency(outcomes: Sequence[Outcome], threads: int, again: bool) -> Section:
+    """A table; again: the models were measured with another number of threads before."""
     peers = tuple(dict.fromkeys(r.runtime for o in outcomes for r in o.report.results[1:]))
     rows = []
     for o in outcomes:
@@ -135,8 +136,8 @@ def _latency(outcomes: Sequence[Outcome], threads: int) -> Section:
             f"Octavo takes {summary['geomean']:.2f} of the fastest peer's time (geometric mean of {summary['models']} models); "
             f"worst {summary['worst_model']} with {summary['worst']:.2f}",
         )
-    if threads > 1 and set(SLOW) & set(peers):
-        notes += (f"{' and '.join(SLOW)} took part only where it was within {CLOSE} times of the fastest peer with fewer threads",)
+    if again and set(SLOW) & set(peers):
+        notes += (f"{' and '.join(SLOW)} took part only where it was within {CLOSE} times of the fastest peer before",)
     columns = ("model", "from", "inputs", "octavo ms", *(f"{p} ms" for p in peers), "octavo / fastest", "spread")
     return Section(f"Median latency, {threads} thread{'s' if threads > 1 else ''}", columns, tuple(rows), notes, 3)
 

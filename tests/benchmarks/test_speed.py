@@ -65,8 +65,8 @@ def test_a_slow_compiler_is_measured_again_only_where_it_may_be_the_fastest() ->
     assert is_close("torch", outcome("ahead", 1, ("onnxruntime", 2.0), ("torch", 1.0)))
     assert not is_close("torch", outcome("far", 1, ("onnxruntime", 2.0), ("torch", 3.1)))
     assert not is_close("torch", outcome("failed", 1, ("onnxruntime", 2.0)))
-    page = as_markdown(Results.of([outcome("near", 2, ("torch", 2.0))], {}, 1.0))
-    assert "Torch took part only where" in page
+    page = as_markdown(Results.of([outcome("near", t, ("torch", 2.0)) for t in (1, 2)], {}, 1.0))
+    assert page.count("Torch took part only where") == 1
 
 
 def test_the_page_has_machine_versions_spread_and_floors(results: Results) -> None:

@@ -21,6 +21,7 @@ from octavo.compiler.inspect import memory
 from octavo.ir.dims import Dim, evaluate_dim, symbol
 from octavo.ir.evaluate import evaluate
 from octavo.ir.graph import Graph, Value, const_value, input_value
+from octavo.ir.types import f32, f64
 from octavo.passes.fuse import fuse
 from octavo.passes.pipeline import optimize
 
@@ -92,6 +93,12 @@ def patterns() -> Iterator[tuple[str, Case]]:
     q, k, v = given("q", N, D), given("k", M, D), given("v", M, E)
     yield "no batch", ((q, k, v), attend(q, k, v))
 
+    def detour(scores: Value) -> Value:
+        far = ops.cast(scores, to=f64) + const_value(np.float64(1e9))
+        return ops.cast(ops.where(ops.gt(far, const_value(np.float64(0))), far - const_value(np.float64(1e9)), far), to=f32)
+
+    yield "wider in between", ((q, k, v), attend(q, k, v, detour))
+
 
 def random(v: Value, sizes: dict[str, int], seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng((seed, v.type.rank, len(v.node.attrs["name"])))
@@ -142,6 +149,33 @@ def test_odd_sizes_known_or_not(level: str, dtype: str, monkeypatch: pytest.Monk
             one, three = runs(graph, monkeypatch, level, feeds)
             assert one == three
             close(graph, one, feeds, dtype)
+
+
+@pytest.mark.parametrize("empty", "hnmde")
+def test_sizes_of_nothing(empty: str, monkeypatch: pytest.MonkeyPatch):
+    h, n, m, d, e = map(symbol, "hnmde")
+    inputs = given("q", h, n, d), given("kk", h, m, d), given("vvv", h, m, e)
+    graph = Graph("g", inputs, (attend(*inputs),))
+    sizes = {**dict.fromkeys("hnmde", 3), empty: 0}
+    feeds = {v.node.attrs["name"]: random(v, sizes) for v in inputs}
+    one, three = runs(graph, monkeypatch, "native", feeds)
+    assert one == three
+    close(graph, one, feeds, "f32")
+
+
+def test_a_query_that_is_a_number_stays_a_product_of_its_own():
+    k, v = given("k", 1, 7), given("v", 7, 5)
+    graph = Graph("g", (k, v), (ops.matmul(ops.softmax(ops.matmul(const_value(np.ones((1, 1), np.float32)), k), axis=1), v),))
+    feeds = {x.node.attrs["name"]: random(x, {}) for x in (k, v)}
+    close(graph, driver.compile(graph)(*feeds.values()).tobytes(), feeds, "f32")
+
+
+def test_a_gpu_has_no_such_kernel():
+    inputs = heads()
+    joined = fused(Graph("g", inputs, (attend(*inputs),)), "sm_80")
+    (body,) = (b for n in joined.nodes if n.op == "kernel" and template(b := n.attrs["body"]) == "attention")
+    with pytest.raises(octavo.CodegenError, match="attention has no grid"):
+        lower(body, find_target("sm_80"))
 
 
 @pytest.mark.parametrize("level", LEVELS)
