@@ -7,9 +7,8 @@ from typing import Any
 
 import click
 import numpy as np
-from rich.console import Console
-
 import octavo  # its face imports the compiler only if something has to be compiled
+from rich.console import Console
 
 from ...backends.files import replacing
 from ..progress import report
