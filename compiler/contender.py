@@ -32,6 +32,7 @@ Feeds = Mapping[str, np.ndarray]
 Run = Callable[[Feeds], object]
 Opener = Callable[[str], Run]
 LEAST_RUNS = 3
+SAID = 3  # lines of a peer's error that are told: tracebacks follow
 
 
 def _octavo(threads: int) -> tuple[str, Opener]:
@@ -140,7 +141,12 @@ def _serve(runtime: str, model: str, feeds_file: str, threads: int, scheduling: 
                 answer(peak_rss_mb=_peak_rss_mb())
                 return
         except Exception as e:  # whatever a peer raises is its answer
-            answer(error=f"{type(e).__name__}: {e}")
+            answer(error=said(e))
+
+
+def said(e: Exception) -> str:
+    """What a peer raised, in one line."""
+    return f"{type(e).__name__}: {' '.join(line.strip() for line in str(e).splitlines()[:SAID])}"
 
 
 def _peak_rss_mb() -> float:
