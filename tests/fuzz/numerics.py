@@ -54,6 +54,7 @@ TRANSCENDENTAL = frozenset(
     ("exp", "log", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "gelu", "pow")
 )
 FLOOR = {"gelu": 0.5}  # results below this count as so large: its digits below 0 are fewer
+DIVISIONS = frozenset(("div", "quantize"))  # by their second operand
 STEPPED = frozenset(("floor", "ceil", "round", "trunc", "sign"))  # they jump or stay
 # dtype -> (distance from 1 to the next number, smallest normal number)
 STEPS = {
@@ -87,6 +88,8 @@ def epsilon(dtype: DType) -> float:
 
 def measure(node: Node, operands: Sequence[Measured], env: Mapping[str, int], rng: np.random.Generator) -> list[Measured] | None:
     """The node's results with their bounds, or None where it is unstable or leaves the range that is worth testing."""
+    if node.op in DIVISIONS and _may_be_zero(operands[1]):
+        return None
     base = _run(node, [m.array for m in operands], env)
     if not _in_range(node, [m.array for m in operands], base):
         return None
@@ -108,6 +111,11 @@ def measure(node: Node, operands: Sequence[Measured], env: Mapping[str, int], rn
         for inner, error in zip(_expanded(node, operands, env, rng), errors):
             np.maximum(error, inner / MARGIN, out=error)
     return [_bounded(node, k, array, error) for k, (array, error) in enumerate(zip(base, errors))]
+
+
+def _may_be_zero(m: Measured) -> bool:
+    """Whether a correct result may be 0 where this one is not."""
+    return m.error is not None and bool(((np.abs(m.array) <= m.error) & (m.array != 0)).any())
 
 
 def _remainder_error(x: Measured, y: Measured, result: np.ndarray) -> np.ndarray:
