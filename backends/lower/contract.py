@@ -42,7 +42,7 @@ from ..target import Target
 from .access import Access, Index, linear, strides_of, unravel
 from .contraction import BLOCK_BYTES, Contraction, contraction, contraction_of, epilogue, expected_rows, tile_for
 from .kernel import Params, access, const, function, loops, parameters, spread
-from .micro import UNROLL_K, multiply_add
+from .micro import multiply_add, steps_in_a_row
 
 CHUNK_BYTES = 36 << 10  # of a panel for one chunk of k: they stay in the first-level cache
 GROUP = 10  # tiles that share a chunk of a panel: their rows and sums stay in the second-level cache
@@ -386,7 +386,7 @@ class _Micro:
     def _sum(self, acc: Buf, vectors: int, start: Expr, hints: Callable[[Expr, int], list[Stmt]]) -> list[Stmt]:
         """The loops over k."""
         plan, read = self.plan, self.read
-        unroll = UNROLL_K if self.rows == plan.tile.rows else UNROLL_K // 2  # a tile of few rows has short loops
+        unroll = steps_in_a_row(self.rows, plan.tile)
         rows = [read.start(q) for q in range(self.rows)]
         panel_size = size_expr(plan.depth * plan.tile.width)
         panels, start = (plan.panels, start) if self.wide is None else (self.wide, const(0))

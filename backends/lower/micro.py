@@ -18,6 +18,11 @@ UNROLL_K = 8  # steps of k in a row
 Hints = Callable[[Expr], list[Stmt]]  # what stands before a group of steps from k
 
 
+def steps_in_a_row(rows: int, tile: Tile) -> int:
+    """How many steps of k `rows` rows of a tile take in a row: fewer where the tile is not whole, whose loops are short."""
+    return UNROLL_K if rows == tile.rows else UNROLL_K // 2
+
+
 def multiply_add(
     names: Names,
     acc: Buf,
