@@ -29,6 +29,7 @@ from ..ir.loops import (
     Load,
     Op,
     Prefetch,
+    Reread,
     Stmt,
     Store,
     Sym,
@@ -350,6 +351,8 @@ class Emitter(Instructions):
                 self.barrier()
             case Prefetch():
                 self.prefetch(s)
+            case Reread():
+                self.put('call void asm sideeffect "", "~{memory}"()')  # memory may have changed, for all that LLVM knows
             case Transpose():
                 self.transpose(s)
 

@@ -389,7 +389,15 @@ class Prefetch:
     near: bool = False
 
 
-Stmt: TypeAlias = Union[Store, For, Let, If, While, Alloc, Barrier, Prefetch, Transpose]
+@dataclass(frozen=True, eq=False)
+class Reread:
+    """What follows reads its memory here, even where it did not change since it was last read.
+
+    In a loop over more data than registers hold, a compiler that reads all of it once and saves it elsewhere gains nothing.
+    """
+
+
+Stmt: TypeAlias = Union[Store, For, Let, If, While, Alloc, Barrier, Prefetch, Reread, Transpose]
 
 
 @dataclass(frozen=True, eq=False)
@@ -531,6 +539,8 @@ def _statement(s: Stmt, pad: str) -> Iterator[str]:
             yield f"{pad}alloc {s.buf.space} {s.buf.name}: {s.buf.dtype}[{s.buf.size}]"
         case Barrier():
             yield f"{pad}barrier"
+        case Reread():
+            yield f"{pad}reread"
         case For():
             extra = [x for x in (s.extent, s.limit, s.cost) if x is not None]
             tail = (" limit {}" if s.limit is not None else "") + (" cost {}" if s.cost is not None else "")

@@ -6,9 +6,10 @@ for k: for row q: for vector j: acc[q, j] = fma(a[rows[q] + moves . k], b[start 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeGuard
 
 from ...ir.dims import Dim
-from ...ir.loops import Buf, Expr, For, Load, Names, Stmt, Store, size_expr
+from ...ir.loops import Buf, Expr, For, Load, Names, Reread, Stmt, Store, size_expr
 from ...ir.scalar import LOOPS
 from .access import linear, strides_of
 from .contraction import Tile
@@ -45,7 +46,7 @@ def multiply_add(
     panel starts, panel_size: from one panel to the next, for tiles of more vectors than a panel has.  `unroll` steps of the
     innermost loop stand in a row, after `hints`.  length: how many steps of it there are, if not all.
     """
-    dtype, k_strides = acc.dtype, strides_of(k)
+    dtype, k_strides, size = acc.dtype, strides_of(k), k[-1] if length is None else length
 
     def step(at_k: tuple[Expr, ...]) -> list[Stmt]:
         a_offset = linear(at_k, moves)
@@ -66,18 +67,25 @@ def multiply_add(
     def inner(outer: tuple[Expr, ...]) -> list[Stmt]:
         return _unrolled(
             names,
-            k[-1] if length is None else length,
+            size,
             unroll,
             lambda i: step((*outer, i)),
             lambda i: hints(linear((*outer, i), k_strides)),
         )
 
-    return loops(names, k[:-1], inner)
+    statements = loops(names, k[:-1], inner)
+    # rows of few steps would be read once for all panels, and saved in memory where the registers do not hold them
+    return [Reread(), *statements] if len(k) == 1 and size != 1 and _is_short(size, unroll) else statements
+
+
+def _is_short(size: Dim | Expr, unroll: int) -> TypeGuard[int]:
+    """Whether that many steps stand in a row, without a loop."""
+    return isinstance(size, int) and size <= 2 * unroll
 
 
 def _unrolled(names: Names, size: Dim | Expr, unroll: int, step: Callable[[Expr], list[Stmt]], before: Hints) -> list[Stmt]:
     """A serial loop over 0..size, some steps at a time; `before` stands once before each group of steps."""
-    if isinstance(size, int) and size <= 2 * unroll:
+    if _is_short(size, unroll):
         return [*before(const(0)), *(s for k in range(size) for s in step(const(k)))]
     q, u = names.var("k"), names.var("u")
     extent = size if isinstance(size, Expr) else size_expr(size)

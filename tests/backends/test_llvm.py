@@ -10,7 +10,7 @@ import pytest
 from octavo.backends.cpu.kernel import emit_kernel
 from octavo.backends.instructions import bf16_bits
 from octavo.backends.llvm import Emitter
-from octavo.backends.target import Target, runnable
+from octavo.backends.target import Target, find_target, optimized, runnable
 from octavo.ir.dims import symbol
 from octavo.ir.errors import CodegenError
 from octavo.ir.interpret import interpret
@@ -29,6 +29,7 @@ from octavo.ir.loops import (
     LoopFunction,
     Op,
     Prefetch,
+    Reread,
     Stmt,
     Store,
     Sym,
@@ -371,6 +372,18 @@ def test_memory_inside_an_unrolled_loop_is_reserved_once():
 
 def test_a_hint_may_point_anywhere():
     assert run((Prefetch(Y, const(1 << 30)), Store(Y, const(0), const(1))), Y)[0] == 1
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_is_to_be_reread_stays_in_its_loop(again):
+    x, i = Buf("x", i64), Var("i")
+    body = (*([Reread()] if again else []), Store(Y, i, Load(x, const(0)) + i))
+    function = LoopFunction("f", (x, Y), 1, ("n",), (For(i, Sym("n"), body),))
+    module, _ = optimized(emit_kernel(function, "kernel"), find_target("native"))
+    (kernel,) = (f for f in module.functions if f.name == "kernel.0")
+    found = [[i.opcode for i in block.instructions] for block in kernel.blocks]
+    (loop,) = (opcodes for opcodes in found if "store" in opcodes)
+    assert ("load" in loop) == again
 
 
 def test_deep_expressions_are_emitted_without_recursion():
