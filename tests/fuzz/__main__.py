@@ -6,8 +6,10 @@ import argparse
 import sys
 import time
 
-from .differential import STAGES
+from .differential import LEVELS, STAGES
 from .run import findings
+
+STAGES_HELP = f"what to check: {','.join(STAGES)} (default), and native code for {','.join(LEVELS)}"
 
 
 def main() -> int:
@@ -15,13 +17,13 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1000, help="how many graphs (default 1000)")
     parser.add_argument("--seed", type=int, default=0, help="the first seed; a failure is repeated by its seed and --count 1")
     parser.add_argument("--nodes", type=int, default=12, help="operations in a graph (default 12)")
-    parser.add_argument("--stages", default=",".join(STAGES), help=f"what to check, of {','.join(STAGES)} (default all)")
+    parser.add_argument("--stages", default=",".join(STAGES), help=STAGES_HELP)
     parser.add_argument("--no-shrink", action="store_true", help="report failing graphs as they are")
     parser.add_argument("--max-failures", type=int, default=10, help="stop after so many (default 10)")
     options = parser.parse_args()
     stages = tuple(options.stages.split(","))
-    if unknown := set(stages) - set(STAGES):
-        parser.error(f"no stage {min(unknown)!r}; the stages are {', '.join(STAGES)}")
+    if unknown := set(stages) - {*STAGES, *LEVELS}:
+        parser.error(f"no stage {min(unknown)!r}; the stages are {', '.join((*STAGES, *LEVELS))}")
 
     start = time.monotonic()
     found = 0

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from octavo.backends.target import runnable
 from octavo.compiler.driver import compile
 from octavo.ir.evaluate import bind_sizes, evaluate
 from octavo.ir.graph import Graph, Value
@@ -21,11 +22,12 @@ from .numerics import Measured, measure, mismatch
 
 Run = Callable[[Feeds], Sequence[np.ndarray]]
 STAGES = ("reference", "text", "pass", "native")
+LEVELS = tuple(t.name for t in runnable())  # stages too: native code for a level below the best
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A stage that crashed or whose results differ from the reference's; `stage` begins with one of STAGES."""
+    """A stage that crashed or whose results differ from the reference's; `stage` begins with one of STAGES or LEVELS."""
 
     stage: str
     message: str
@@ -79,8 +81,9 @@ def _stages(graph: Graph, kinds: Sequence[str]) -> Iterator[tuple[str, Callable[
         yield "text", partial(_reread, graph)
     if "pass" in kinds:
         yield from _passes(graph)
-    if "native" in kinds:
-        yield "native", partial(_native, graph)
+    for target in kinds:
+        if target == "native" or target in LEVELS:
+            yield target, partial(_native, graph, target)
 
 
 def _verified(graph: Graph) -> Run:
@@ -114,5 +117,5 @@ def _passes(graph: Graph) -> Iterator[tuple[str, Callable[[], Run | None]]]:
                 break
 
 
-def _native(graph: Graph) -> Run:
-    return partial(compile(graph).run, None)
+def _native(graph: Graph, target: str) -> Run:
+    return partial(compile(graph, target=target).run, None)
