@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from .files import replacing
+from ..ir.files import replacing
 
 MOST_BYTES = 4 << 30  # of a folder
 MOST_FILES = 1 << 15

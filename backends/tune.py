@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ..ir import config
+from ..ir.files import replacing
 from .cpu.build import sources
-from .files import replacing
 from .lower.schedule import Schedule, Schedules
 from .target import Target
 

@@ -16,7 +16,6 @@ import click
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..backends.files import replacing
 from ..compiler.artifact import load, save
 from ..compiler.bench import BenchReport, bench
 from ..compiler.cli.terminal import Terminal
@@ -26,6 +25,7 @@ from ..compiler.progress import report
 from ..frontend.onnx import export_model
 from ..frontend.onnx.metadata import read_metadata
 from ..ir.errors import OctavoError
+from ..ir.files import replacing
 from ..ir.graph import Graph
 from . import zoo
 from .fetch import fetch

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..backends.files import replacing
 from ..compiler.progress import report
 from ..ir import config
 from ..ir.errors import OctavoError
+from ..ir.files import replacing
 from .feeds import FEEDS
 
 PIP_TIMEOUT_S = 20

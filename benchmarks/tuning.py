@@ -15,7 +15,6 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from ..backends.files import replacing
 from ..backends.target import find_target
 from ..compiler.cli.options import standard, target_option
 from ..compiler.cli.terminal import Terminal, table
@@ -23,6 +22,7 @@ from ..compiler.machine import Machine, describe_machine
 from ..compiler.progress import report
 from ..compiler.tune import MOST, Row, compete, contests, gain, race, row_of
 from ..ir.errors import OctavoError
+from ..ir.files import replacing
 from ..passes.pipeline import optimize
 from . import zoo
 

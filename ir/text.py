@@ -32,7 +32,7 @@ from .types import DTYPES, DType, TensorType
 
 INLINE = 64  # elements of the largest constant whose values are written out
 
-__all__ = ["INLINE", "canonical_text", "digest", "excerpt", "large_constants", "parse", "to_text"]
+__all__ = ["INLINE", "canonical_text", "digest", "excerpt", "large_constants", "parse", "to_text", "value_names"]
 
 _RESERVED = frozenset((*DTYPES, "true", "false", "none", "inf", "nan", "const", "graph", "dim"))
 
@@ -50,6 +50,13 @@ def canonical_text(graph: Graph) -> str:
 def digest(graph: Graph) -> str:
     """32 hex digits that name the graph's meaning (see `canonical_text`); the names of dimension symbols count."""
     return hashlib.sha256(canonical_text(graph).encode()).hexdigest()[:32]
+
+
+def value_names(graph: Graph) -> dict[Value, str]:
+    """Names that depend on the meaning alone: an input's own, `%12` or `%12#1` for what `canonical_text` numbers so."""
+    printer = _Printer(graph, canonical=True)
+    names = {v: f"{printer.names[n]}#{v.index}" if v.index else printer.names[n] for n in printer.stated for v in n.outputs}
+    return {**{v: v.node.attrs["name"] for v in graph.inputs}, **names}
 
 
 def excerpt(graph: Graph, node: Node, around: int = 8) -> str:
@@ -94,6 +101,8 @@ class _Printer:
         self.types: dict[int, str] = {}
         for k, v in enumerate(graph.inputs):
             self.names[v.node] = f"%in{k}" if canonical else "%" + _name(v.node.attrs["name"])
+        self.stated = [n for n in graph.nodes if n not in self.inline and n not in self.names]  # each on a line of its own
+        self.names.update((n, f"%{k}") for k, n in enumerate(self.stated, 1))
 
     def _inlined_constants(self) -> set[Node]:
         """Constants written at their only use; those with a loc or several uses need a line to keep it or to stay one node."""
@@ -108,14 +117,7 @@ class _Printer:
 
     def lines(self) -> Iterator[tuple[str, Node | None]]:
         graph = self.graph
-        statements = []
-        count = 0
-        for node in graph.nodes:
-            if node in self.inline or node in self.names:
-                continue
-            count += 1
-            self.names[node] = f"%{count}"
-            statements.append((self._statement(node), node))
+        statements = [(self._statement(n), n) for n in self.stated]
         yield f"graph {'' if self.canonical else _name(graph.name)}({self._inputs()}) -> ({self._outputs()}) {{", None
         for text, node in statements:
             first, *rest = text.split("\n")

@@ -12,13 +12,13 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from ...backends.files import replacing
 from ...compiler.bench import PEERS
 from ...compiler.cli.options import standard, target_option
 from ...compiler.cli.terminal import Terminal, table
 from ...compiler.machine import available_cores
 from ...compiler.progress import Step, listening, report
 from ...ir.errors import OctavoError
+from ...ir.files import replacing
 from .cases import Outcome, chosen, installed_peers, measure
 from .chart import as_svg, sweep_as_svg
 from .floors import measure_floors

@@ -11,8 +11,8 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
-from ...backends.files import replacing
 from ...ir.errors import OctavoError
+from ...ir.files import replacing
 from ..artifact import load
 from ..bench import PEERS, BenchReport, bench
 from ..driver import compile, compile_native

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from ...backends.files import replacing
+from ...ir.files import replacing
 from ..driver import compile, tune_model
 from ..emit import FORMS, emit
 from ..progress import report

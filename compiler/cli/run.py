@@ -10,7 +10,7 @@ import numpy as np
 import octavo  # its face imports the compiler only if something has to be compiled
 from rich.console import Console
 
-from ...backends.files import replacing
+from ...ir.files import replacing
 from ..progress import report
 from .options import EXISTING, dims_option, inputs_option, standard, threads_option
 from .terminal import Terminal, table

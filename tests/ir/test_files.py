@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from octavo.backends.files import replacing
+from octavo.ir.files import replacing
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path: Path) -> None:
