@@ -49,3 +49,7 @@ class PassError(InternalError):
 
 class CodegenError(InternalError):
     """Machine code could not be generated for a kernel."""
+
+
+class QuantWarning(UserWarning):
+    """A part of a quantized model computes in floats after all; the message names it and says why."""

@@ -20,14 +20,15 @@ BUDGET = 4 << 30  # bytes one run may create
 _NEVER = frozenset(("input", "const", "variable", "broadcast_to", "kernel", "if_", "loop", "scan"))
 
 
-def fold(graph: Graph, budget: int = BUDGET) -> Graph:
-    """The graph with constant nodes computed, as far as the byte budget goes."""
+def fold(graph: Graph, budget: int = BUDGET, keep: frozenset[str] = frozenset()) -> Graph:
+    """The graph with constant nodes computed, as far as the byte budget goes; nodes of the ops in `keep` stay."""
     left = budget
+    never = _NEVER | keep
     narrow = {n.inputs[1].node for n in graph.nodes if n.op == "matmul" and is_narrow(n.inputs[1])}  # a kernel widens them as it reads
 
     def rule(node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
         nonlocal left
-        if node.op in _NEVER or node in narrow or not all(v.is_const for v in inputs) or not all(t.is_static for t in node.types):
+        if node.op in never or node in narrow or not all(v.is_const for v in inputs) or not all(t.is_static for t in node.types):
             return None
         if any(_symbolic(a) for a in node.attrs.values()):
             return None

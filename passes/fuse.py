@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..ir.dims import Dim
-from ..ir.graph import Graph, Node, Value, const_value, input_value
+from ..ir.graph import Graph, Node, Value, const_value, input_value, rewrite
 from ..ir.ops.registry import op_def
 from ..ir.scalar import compute_dtype
 from .expand import expand
@@ -61,6 +61,7 @@ def fuse(graph: Graph, *, attention: bool = True) -> Graph:
 
     attention: whether the target computes attention as one kernel; else it is three.
     """
+    graph = _dequantized_by_readers(graph)
     groups = _group(graph, attention)
     new: dict[Node, tuple[Value, ...]] = {}
     for node in graph.nodes:
@@ -73,6 +74,20 @@ def fuse(graph: Graph, *, attention: bool = True) -> Graph:
         elif group.root is node:
             new[node] = _kernel(group, new)
     return graph.with_roots([new[v.node][v.index] for v in graph.roots])
+
+
+def _dequantized_by_readers(graph: Graph) -> Graph:
+    """The graph with a `dequantize` of its own for every reader of bytes: what is stored between kernels are the bytes."""
+
+    def own(v: Value) -> Value:
+        return v.node.with_inputs(v.node.inputs).outputs[0] if v.node.op == "dequantize" else v
+
+    def rule(node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
+        if not any(v.node.op == "dequantize" for v in inputs):
+            return None
+        return node.with_inputs(tuple(map(own, inputs))).outputs
+
+    return rewrite(graph, rule)
 
 
 def is_view(node: Node) -> bool:
@@ -196,13 +211,16 @@ def _extend(group: _Group, users: Mapping[Node, tuple[Node, ...]], stored: set[N
     while group.root not in stored and len(group.members) < LIMIT:
         readers = set(users[group.root])
         if len(readers) != 1:
-            return
+            break
         (reader,) = readers
         if op_def(reader.op).kind != "pointwise" or reader.types[0].shape != shape or reader in groups:
-            return
+            break
         group.members.append(reader)
         group.root = reader
         groups[reader] = group
+    if group.root.op == "dequantize" and len(group.members) > 1 and group.root.inputs[0].node is group.members[-2]:
+        del groups[group.members.pop()]  # its reader dequantizes
+        group.root = group.members[-1]
 
 
 def _readers_group(node: Node, readers: tuple[Node, ...], groups: Mapping[Node, _Group]) -> _Group | None:
@@ -218,7 +236,7 @@ def _readers_group(node: Node, readers: tuple[Node, ...], groups: Mapping[Node, 
     if group.kind == "row":
         return group if _feeds_row(node, readers, group) else None
     if group.kind in ("attention", "contract"):
-        return group if _unpacks(node, readers) else None
+        return group if _unpacks(node, readers) or _feeds_epilogue(node, readers, group) else None
     return None
 
 
@@ -247,6 +265,12 @@ def _feeds_row(node: Node, readers: tuple[Node, ...], group: _Group) -> bool:
     if node.op == "window":
         return all(r is anchor or op_def(r.op).kind == "pointwise" for r in readers)
     return op_def(node.op).kind == "pointwise" or node.op in ("broadcast_to", "slice")
+
+
+def _feeds_epilogue(node: Node, readers: tuple[Node, ...], group: _Group) -> bool:
+    """Whether a node dequantizes another operand of the pointwise chain after a contraction."""
+    shape = group.root.types[0].shape
+    return node.op == "dequantize" and node.types[0].shape == shape and all(op_def(r.op).kind == "pointwise" for r in readers)
 
 
 def _unpacks(node: Node, readers: tuple[Node, ...]) -> bool:

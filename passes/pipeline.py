@@ -8,10 +8,12 @@ from pathlib import Path
 from ..ir.graph import Graph
 from .absorb import absorb
 from .captures import inline_constant_captures
+from .commute import commute
 from .cse import cse
 from .expand import expand
 from .fold import fold
 from .fuse import ROW_COMPOSITES
+from .integer import integer
 from .layout import layout
 from .manager import Fixpoint, Step, run_passes
 from .narrow import keep_narrow
@@ -25,9 +27,17 @@ def expand_composites(graph: Graph) -> Graph:
     return expand(graph, keep=ROW_COMPOSITES)
 
 
+def fold_but_weights(graph: Graph) -> Graph:
+    """Folding of all constants but those that stay small integers for now."""
+    return fold(graph, keep=frozenset(("dequantize", "cast")))
+
+
 PIPELINE: tuple[Step, ...] = (
     expand_composites,  # first: every later pass then knows the primitives, and rows, only
-    keep_narrow,  # before folding makes wide weights of narrow ones
+    fold_but_weights,  # so that scales and zero points are constants
+    Fixpoint((cse, commute)),  # until only arithmetic stands between quantize and dequantize; cse: a value quantized twice is one
+    integer,  # before folding makes floats of quantized weights
+    keep_narrow,  # likewise, for what no integer contraction took
     # inline_constant_captures: weights of recurrent bodies fold and pack like any other
     Fixpoint((simplify, fold, cse, inline_constant_captures, sink_transposes, absorb)),  # so that equal operands are one value
     recognize,  # while activations and norms are as they were written; fusion would hide them

@@ -313,3 +313,34 @@ def test_bodies_of_control_flow_are_fused_too():
 def test_a_graph_without_computation_is_left_alone():
     text = graph("x: f32[n,4]", "%y = reshape(%x, shape=[4*n])")
     assert to_text(fuse(parse(text))) == to_text(parse(text))
+
+
+# --- bytes between kernels ------------------------------------------------------------------------------------------------------
+
+SCALED = "const<f32[] 0.5>, const<u8[] 3>"
+
+
+def test_a_quantized_residual_is_read_as_bytes_by_the_kernel_that_adds_it():
+    text = graph(
+        "x: u8[n,4], w: i8[4,8], r: u8[n,8]",
+        "%p = matmul(%x, %w); %d = dequantize(%p, const<f32[] 0.1>, const<i32[] 0>); "
+        f"%e = dequantize(%r, {SCALED}); %s = add(%d, %e); %a = relu(%s); %y = quantize(%a, {SCALED}, to=u8)",
+    )
+    assert kernels(text) == ["contract: matmul dequantize dequantize add relu quantize"]
+
+
+def test_each_reader_dequantizes_what_is_stored_as_bytes():
+    text = graph(
+        "x: f32[n,4]",
+        f"%s = exp(%x); %q = quantize(%s, {SCALED}, to=u8); %d = dequantize(%q, {SCALED}); %t = reduce_sum(%d, axes=[1], keepdims=true); "
+        "%y = add(%d, %t)",
+    )
+    assert kernels(text) == ["map: exp quantize", "row: dequantize reduce_sum", "map: dequantize add"]
+
+
+def test_a_contraction_stores_bytes_rather_than_what_they_stand_for():
+    text = graph(
+        "x: f32[n,4], w: f32[4,8]",
+        f"%p = matmul(%x, %w); %q = quantize(%p, {SCALED}, to=u8); %d = dequantize(%q, {SCALED}); %y = transpose(%d, perm=[1,0])",
+    )
+    assert kernels(text) == ["contract: matmul quantize", "map: dequantize transpose"]
