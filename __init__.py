@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .compiler.artifact import load
+    from .compiler.calibrate import calibrate
     from .compiler.driver import compile
     from .compiler.model import Model
     from .compiler.session import InferenceSession, SessionOptions
@@ -36,10 +37,13 @@ if TYPE_CHECKING:
     )
     from .ir.graph import Graph
     from .ir.ops import custom as op
+    from .passes.quantize.profile import Profile
 
 _HOMES = {
     "compile": ".compiler.driver",
     "load": ".compiler.artifact",
+    "calibrate": ".compiler.calibrate",
+    "Profile": ".passes.quantize.profile",
     "Model": ".compiler.model",
     "InferenceSession": ".compiler.session",
     "SessionOptions": ".compiler.session",
@@ -63,6 +67,8 @@ _MODULES = {"ops": ".ir.ops", "op": ".ir.ops.custom"}
 __all__ = [
     "compile",
     "load",
+    "calibrate",
+    "Profile",
     "Model",
     "InferenceSession",
     "SessionOptions",

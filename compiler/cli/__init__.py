@@ -26,6 +26,7 @@ _COMMANDS = {
     "bench": "Measure a model, beside other runtimes if asked.",
     "verify": "Compare a compiled model with a reference.",
     "inspect": "Show what is in a model: nodes, kernels, memory.",
+    "calibrate": "Learn the ranges of a model's values from data.",
     "check": "List every node that Octavo cannot compile.",
 }
 

@@ -16,6 +16,7 @@ from . import (
     contraction,
     control,
     conversion,
+    counting,
     index,
     leaves,
     lookup,
@@ -53,6 +54,7 @@ MODULES = (
     scatter,
     sorting,
     selection,
+    counting,
     winograd,
 )  # importing them registers their ops
 
