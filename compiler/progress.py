@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 
 
@@ -23,6 +23,8 @@ class Step:
     done: int
     total: int
 
+
+PARTS = 100  # of a piece of work, in which its own progress is counted
 
 Listener = Callable[[Step], None]
 _listener: ContextVar[Listener | None] = ContextVar("octavo_progress", default=None)
@@ -43,3 +45,17 @@ def listening(listener: Listener) -> Iterator[None]:
         yield
     finally:
         _listener.reset(token)
+
+
+@contextmanager
+def part(name: str, k: int, total: int) -> Iterator[None]:
+    """Report what happens inside as progress of piece `k` of `total`: one count to the end, from which the time left follows."""
+    outer = copy_context()
+
+    def tell(step: Step) -> None:
+        done = PARTS * k + (PARTS * step.done // step.total if step.total else 0)
+        outer.run(report, f"{name}: {step.stage}", done, PARTS * total)
+
+    with listening(tell):
+        report("start")
+        yield

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextvars
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -16,7 +13,7 @@ from ...compiler.bench import PEERS
 from ...compiler.cli.options import standard, target_option
 from ...compiler.cli.terminal import Terminal, table
 from ...compiler.machine import available_cores
-from ...compiler.progress import Step, listening, report
+from ...compiler.progress import part
 from ...ir.errors import OctavoError
 from ...ir.files import replacing
 from .cases import Outcome, chosen, installed_peers, measure
@@ -27,7 +24,6 @@ from .results import Results, as_json, as_markdown, sections, stem
 from .sweep import measure_sweep
 
 RESULTS = Path(__file__).parents[1] / "results"
-PARTS = 100  # of a case, in which progress is counted
 
 
 @click.command()
@@ -53,14 +49,14 @@ def main(ctx: click.Context, only: tuple[str, ...], against: str, seconds: float
             alone = {} if only else {"floors": measure_floors, "limits": measure_limits, "sweep": measure_sweep}
             total = len(names) + len(alone)
             for k, name in enumerate(names):
-                with _part(name, k, total):
+                with part(name, k, total):
                     try:
                         outcomes += measure(name, peers, threads, seconds, target)
                     except OctavoError as e:
                         failures[name] = str(e)
             found = {}
             for k, (name, figures) in enumerate(alone.items(), len(names)):
-                with _part(name, k, total):
+                with part(name, k, total):
                     found[name] = figures(target)
         results = Results.of(outcomes, failures, seconds, target, **found)
         folder = output or (None if only else RESULTS)
@@ -76,20 +72,6 @@ def main(ctx: click.Context, only: tuple[str, ...], against: str, seconds: float
         terminal.note(f"written to {folder / stem(results)}.json, .md and .svg")
     if not outcomes:
         raise SystemExit(1)
-
-
-@contextmanager
-def _part(name: str, k: int, total: int) -> Iterator[None]:
-    """Report what happens inside as progress of the whole: one count to the end, from which the time left follows."""
-    outer = contextvars.copy_context()
-
-    def tell(step: Step) -> None:
-        done = PARTS * k + (PARTS * step.done // step.total if step.total else 0)
-        outer.run(report, f"{name}: {step.stage}", done, PARTS * total)
-
-    with listening(tell):
-        report("start")
-        yield
 
 
 def _write(results: Results, folder: Path) -> None:

