@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .compiler.calibrate import calibrate
     from .compiler.driver import compile
     from .compiler.model import Model
+    from .compiler.quantize import quantize
     from .compiler.session import InferenceSession, SessionOptions
     from .frontend.tracing import spec, trace
     from .ir import ops
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         OctavoError,
         PassError,
         QuantError,
+        QuantWarning,
         ShapeError,
         TargetError,
         UnsupportedOp,
@@ -43,6 +45,7 @@ _HOMES = {
     "compile": ".compiler.driver",
     "load": ".compiler.artifact",
     "calibrate": ".compiler.calibrate",
+    "quantize": ".compiler.quantize",
     "Profile": ".passes.quantize.profile",
     "Model": ".compiler.model",
     "InferenceSession": ".compiler.session",
@@ -57,6 +60,7 @@ _HOMES = {
     "OctavoError": ".ir.errors",
     "PassError": ".ir.errors",
     "QuantError": ".ir.errors",
+    "QuantWarning": ".ir.errors",
     "ShapeError": ".ir.errors",
     "TargetError": ".ir.errors",
     "UnsupportedOp": ".ir.errors",
@@ -68,6 +72,7 @@ __all__ = [
     "compile",
     "load",
     "calibrate",
+    "quantize",
     "Profile",
     "Model",
     "InferenceSession",
@@ -82,6 +87,7 @@ __all__ = [
     "UnsupportedOp",
     "ModelError",
     "QuantError",
+    "QuantWarning",
     "ArtifactError",
     "TargetError",
     "InternalError",

@@ -15,8 +15,9 @@ from ..ir.errors import QuantError, ShapeError
 from ..ir.text import digest
 from ..passes.quantize.profile import BINS, LEAST_EXPONENT, UNIT, Profile, Stats, prepared, value_names, widen
 from ..passes.quantize.watch import Watched, watch
-from .driver import compile, graph_of
+from .driver import compile
 from .model import Model
+from .source import graph_of
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,18 +22,18 @@ from ..backends.runtime.native import NativeProgram, Variant, load_native
 from ..backends.runtime.signature import Requirement, Signature, TensorSpec
 from ..backends.target import Target, find_target
 from ..backends.tune import schedules
-from ..frontend.onnx import import_model
 from ..ir.dims import symbols_of
-from ..ir.errors import ModelError, TargetError
+from ..ir.errors import TargetError
 from ..ir.graph import Graph
 from ..ir.requirements import requirements
 from ..ir.text import to_text
 from ..passes.fuse import fuse
-from ..passes.pin import pin
 from ..passes.pipeline import optimize
 from . import whole
 from .artifact import save
 from .model import Model, Saved
+from .quantize import quantize as quantized
+from .source import graph_of
 from .tune import Row, tune
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
@@ -58,6 +57,7 @@ def compile(
     target: str | tuple[str, ...] = "native",
     threads: int | None = None,
     dims: Mapping[str, int] | None = None,
+    quantize: Any = None,
     tune: float = 0,
     progress: Progress | None = None,
 ) -> Model:
@@ -66,11 +66,14 @@ def compile(
     model: a path to an ONNX file, its bytes, a ModelProto, a Graph or a traced function.  target: "native", or one of the CPU
     levels that this machine can run; or, where there are pycuda and a GPU, "cuda" (the best for it), "sm_80" or "sm_90a".
     threads: how many a call may use (default: OCTAVO_THREADS, then what affinity and cgroup allow).  dims: sizes for symbols of
-    the input shapes, to compile for these alone.  tune: seconds of measuring schedules first (`tune_model`); what
+    the input shapes, to compile for these alone.  quantize: a profile from `octavo.calibrate`, or its path: the model is
+    quantized first, as by `octavo.quantize`, which has options.  tune: seconds of measuring schedules first (`tune_model`); what
     the record has of earlier runs is used in any case.  progress(stage, done, total) is called along the way.
 
-    Raises ModelError, UnsupportedOp, ShapeError or TargetError for what cannot be compiled.
+    Raises ModelError, UnsupportedOp, ShapeError or TargetError for what cannot be compiled, QuantError for what cannot be quantized.
     """
+    if quantize is not None:
+        model, dims = quantized(model, quantize, dims=dims), None
     if isinstance(target, str) and (target == "cuda" or find_target(target).kind == "gpu"):
         if tune:
             raise TargetError("schedules are tuned for CPU targets only; compile for a GPU without tuning")
@@ -122,19 +125,6 @@ def _optimized(model: Any, dims: Mapping[str, int] | None, tell: Progress) -> tu
     graph = graph_of(model, dims)
     tell("optimize", 0, 1)
     return graph, optimize(graph)
-
-
-def graph_of(model: Any, dims: Mapping[str, int] | None = None) -> Graph:
-    """The graph of anything that `compile` takes.  Raises ModelError for what is no model."""
-    if isinstance(model, Graph):
-        graph = model
-    elif hasattr(model, "graph") and isinstance(model.graph, Graph):
-        graph = model.graph
-    elif isinstance(model, str | os.PathLike | bytes) or hasattr(model, "SerializeToString"):
-        return import_model(model, dims)
-    else:
-        raise ModelError(f"cannot compile a {type(model).__name__}; give a path, bytes, a ModelProto, a Graph or a traced function")
-    return pin(graph, dims) if dims else graph
 
 
 def compile_native(

@@ -19,8 +19,9 @@ from ..ir.errors import TargetError
 from ..ir.text import to_text
 from ..passes.fuse import fuse
 from ..passes.pipeline import optimize
-from .driver import compile_native, graph_of
+from .driver import compile_native
 from .progress import report
+from .source import graph_of
 
 FORMS = ("graph", *CPU_FORMS, "ptx")
 

@@ -18,9 +18,10 @@ from ..ir.errors import OctavoError
 from ..ir.evaluate import evaluate
 from ..ir.graph import LEAVES, Graph
 from .compare import default_tolerance, relative_error
-from .driver import compile, graph_of
+from .driver import compile
 from .progress import report
 from .samples import random_feeds
+from .source import graph_of
 
 AGAINST = ("reference", "onnxruntime")
 

@@ -80,14 +80,19 @@ def _dequantized_by_readers(graph: Graph) -> Graph:
     """The graph with a `dequantize` of its own for every reader of bytes: what is stored between kernels are the bytes."""
 
     def own(v: Value) -> Value:
-        return v.node.with_inputs(v.node.inputs).outputs[0] if v.node.op == "dequantize" else v
+        return v.node.with_inputs(v.node.inputs).outputs[0] if _widens(v.node) else v
 
     def rule(node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
-        if not any(v.node.op == "dequantize" for v in inputs):
+        if not any(_widens(v.node) for v in inputs):
             return None
         return node.with_inputs(tuple(map(own, inputs))).outputs
 
     return rewrite(graph, rule)
+
+
+def _widens(node: Node) -> bool:
+    """Whether a node makes floats of bytes."""
+    return node.op == "dequantize" and node.inputs[0].dtype.bits <= 8
 
 
 def is_view(node: Node) -> bool:
@@ -218,7 +223,7 @@ def _extend(group: _Group, users: Mapping[Node, tuple[Node, ...]], stored: set[N
         group.members.append(reader)
         group.root = reader
         groups[reader] = group
-    if group.root.op == "dequantize" and len(group.members) > 1 and group.root.inputs[0].node is group.members[-2]:
+    if _widens(group.root) and group.root.inputs[0].node is group.members[-2]:
         del groups[group.members.pop()]  # its reader dequantizes
         group.root = group.members[-1]
 
@@ -270,7 +275,7 @@ def _feeds_row(node: Node, readers: tuple[Node, ...], group: _Group) -> bool:
 def _feeds_epilogue(node: Node, readers: tuple[Node, ...], group: _Group) -> bool:
     """Whether a node dequantizes another operand of the pointwise chain after a contraction."""
     shape = group.root.types[0].shape
-    return node.op == "dequantize" and node.types[0].shape == shape and all(op_def(r.op).kind == "pointwise" for r in readers)
+    return _widens(node) and node.types[0].shape == shape and all(op_def(r.op).kind == "pointwise" for r in readers)
 
 
 def _unpacks(node: Node, readers: tuple[Node, ...]) -> bool:

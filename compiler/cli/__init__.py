@@ -27,6 +27,7 @@ _COMMANDS = {
     "verify": "Compare a compiled model with a reference.",
     "inspect": "Show what is in a model: nodes, kernels, memory.",
     "calibrate": "Learn the ranges of a model's values from data.",
+    "quantize": "Quantize a model by the profile that calibration made.",
     "check": "List every node that Octavo cannot compile.",
 }
 

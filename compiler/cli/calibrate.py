@@ -13,8 +13,8 @@ from rich.markup import escape
 from ...passes.quantize.profile import Profile
 from ..calibrate import calibrate
 from ..data import read_samples
-from ..driver import graph_of
 from ..progress import report
+from ..source import graph_of
 from .options import EXISTING, dims_option, standard, threads_option
 from .terminal import Terminal, table
 

@@ -14,6 +14,7 @@ from ...ir.files import replacing
 from ..driver import compile, tune_model
 from ..emit import FORMS, emit
 from ..progress import report
+from ..quantize import quantize
 from ..tune import Row, gain
 from .options import EXISTING, Duration, dims_option, sizes_option, standard, target_option
 from .terminal import Terminal, table
@@ -39,6 +40,9 @@ ARTIFACT = "so"
     metavar="TIME",
     help="First measure schedules, for 60s or 2m; Ctrl-C ends that early. Later compiles, of other models too, use what was found.",
 )
+@click.option(
+    "--int8", "profile", type=EXISTING, metavar="MODEL.qprof", help="Quantize first, by this profile that `octavo calibrate` wrote."
+)
 @sizes_option
 @dims_option
 @target_option
@@ -49,6 +53,7 @@ def command(
     model: Path,
     output: Path,
     form: str,
+    profile: Path | None,
     seconds: float | None,
     sizes: dict[str, int],
     dims: dict[str, int],
@@ -64,6 +69,7 @@ def command(
     octavo compile model.onnx -o model.octavo --dim batch=1
     octavo compile model.onnx -o model.octavo --tune 60s --size batch=1
     octavo compile model.onnx -o model.octavo --target x86-64-v3,x86-64-v4
+    octavo compile model.onnx -o model.octavo --int8 model.qprof
     octavo compile model.onnx -o model.txt --emit graph
     octavo compile model.onnx -o model.s --emit asm
     octavo compile model.onnx -o model.ptx --emit ptx --target sm_90a
@@ -72,13 +78,20 @@ def command(
         raise click.UsageError("--size says for which sizes to measure schedules; add --tune, or fix a dimension with --dim")
     start = time.perf_counter()
     tuned: dict[str, list[Row]] = {}
+    source: Any = model
     with terminal.progress(f"compile {model.name}"):
+        if profile is not None:
+            report("quantize")
+            source = quantize(model, profile, dims=dims or None)
+            dims = {}  # they are fixed now
         if seconds is not None:
-            tuned = tune_model(model, seconds, target=tuple(target.split(",")), dims=dims or None, sizes=sizes or None, progress=report)
+            tuned = tune_model(
+                source, seconds, target=tuple(target.split(",")), dims=dims or None, sizes=sizes or None, progress=report
+            )
         if form == ARTIFACT:
-            compile(model, target=tuple(target.split(",")), dims=dims or None, progress=report).save(output)
+            compile(source, target=tuple(target.split(",")), dims=dims or None, progress=report).save(output)
         else:
-            data = emit(model, form, target=target, dims=dims or None)
+            data = emit(source, form, target=target, dims=dims or None)
             with replacing(output) as temporary:
                 temporary.write_bytes(data)
     taken = time.perf_counter() - start

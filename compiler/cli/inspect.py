@@ -11,8 +11,8 @@ from rich.console import Console
 
 from ...ir.text import to_text
 from ..artifact import load, read_manifest
-from ..driver import graph_of
 from ..inspect import KernelRow, Memory, Summary, as_lines, graph_after, kernel_rows, memory, pass_names, summarize
+from ..source import graph_of
 from .options import EXISTING, dims_option, sizes_option, standard
 from .terminal import Terminal, table
 

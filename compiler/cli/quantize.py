@@ -1,0 +1,108 @@
+"""`octavo quantize`: a model with 8-bit weights and activations, as ONNX."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from ...frontend.onnx import export_model
+from ...ir.files import replacing
+from ...ir.graph import Graph
+from ...passes.quantize.ranges import METHODS
+from ..quantize import quantize
+from .options import EXISTING, dims_option, standard
+from .terminal import Terminal
+
+
+@click.command("quantize")
+@click.argument("model", type=EXISTING)
+@click.argument("profile", type=EXISTING, metavar="MODEL.qprof")
+@click.option("--output", "-o", type=click.Path(path_type=Path, dir_okay=False), required=True, metavar="OUT.onnx", help="The model.")
+@click.option(
+    "--method",
+    type=click.Choice(tuple(METHODS)),
+    default="minmax",
+    show_default=True,
+    help="How the range of a value follows from its histogram.",
+)
+@click.option("--percent", type=float, help="Of all elements, how many lie within a range; for --method percentile.")
+@click.option(
+    "--weights",
+    type=click.Choice(("max", "mse")),
+    default="max",
+    show_default=True,
+    help="Scales that reach the largest weight of a channel, or those with the least error.",
+)
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="PATTERN",
+    help="Contractions that stay in floats: an op, a place such as '/head/*', or the name of a value; may be repeated.",
+)
+@dims_option
+@standard
+@click.pass_obj
+def command(
+    terminal: Terminal,
+    model: Path,
+    profile: Path,
+    output: Path,
+    method: str,
+    percent: float | None,
+    weights: str,
+    exclude: tuple[str, ...],
+    dims: dict[str, int],
+) -> None:
+    """Quantize a model by a profile of it, which `octavo calibrate` writes.
+
+    The result is an ONNX file with QuantizeLinear and DequantizeLinear (QDQ), which Octavo compiles to integer arithmetic and other
+    runtimes read too. `octavo compile --int8` does both steps at once.
+
+    \b
+    octavo quantize model.onnx model.qprof -o model.int8.onnx
+    octavo quantize model.onnx model.qprof -o model.int8.onnx --method percentile --percent 99.99
+    octavo quantize model.onnx model.qprof -o model.int8.onnx --weights mse --exclude '/head/*' --exclude matmul
+    """
+    if percent is not None and method != "percentile":
+        raise click.UsageError("--percent is an option of --method percentile")
+    start = time.perf_counter()
+    options = {} if percent is None else {"percent": percent}
+    with terminal.progress(f"quantize {model.name}"):
+        graph = quantize(model, profile, method=method, weights=weights, exclude=exclude, dims=dims or None, **options)
+        data = export_model(graph).SerializeToString()
+        with replacing(output) as temporary:
+            temporary.write_bytes(data)
+    quantized, floats = _contractions(graph)
+    facts: dict[str, Any] = {
+        "output": str(output),
+        "bytes": len(data),
+        "bytes_before": model.stat().st_size,
+        "seconds": time.perf_counter() - start,
+        "quantized": dict(quantized),
+        "floats": dict(floats),
+    }
+
+    def show(out: Console) -> None:
+        size = f"{len(data) / 1e6:.2f} MB (from {facts['bytes_before'] / 1e6:.2f} MB)"
+        out.print(f"{output}: {size} in {facts['seconds']:.1f} s", highlight=False, markup=False)
+        out.print(f"  in 8 bits: {_counted(quantized)}; in floats: {_counted(floats)}", highlight=False, markup=False)
+
+    terminal.emit(facts, show)
+
+
+def _contractions(graph: Graph) -> tuple[Counter[str], Counter[str]]:
+    """How many contractions read quantized operands, by op, and how many floats."""
+    counts: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
+    for node in graph.nodes:
+        if node.op in ("conv", "matmul"):
+            counts[not all(v.node.op == "dequantize" for v in node.inputs)][node.op] += 1
+    return counts
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{n} {op}" for op, n in sorted(counts.items())) or "none"

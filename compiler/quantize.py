@@ -1,0 +1,42 @@
+"""`quantize`: a model and its profile in, a graph out that computes with 8-bit values and that `compile` takes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..ir.errors import QuantError
+from ..ir.graph import Graph
+from ..passes.quantize.profile import Profile
+from ..passes.quantize.quantize import quantize as quantized
+from .source import graph_of
+
+
+def quantize(
+    model: Any,
+    profile: Profile | str | os.PathLike[str],
+    *,
+    method: str = "minmax",
+    weights: str = "max",
+    exclude: Sequence[str] = (),
+    dims: Mapping[str, int] | None = None,
+    **options: Any,
+) -> Graph:
+    """A model with 8-bit weights and activations, by what calibration saw of its values.
+
+    model: anything that `octavo.compile` takes.  profile: of this model with the same dims, from `octavo.calibrate` or a file of it.
+    method: how the range of a value follows from its histogram: "minmax", "percentile" (percent=99.99), "entropy" or "mse".  weights:
+    scales that reach the largest weight of a channel ("max") or err least ("mse").  exclude: contractions that keep computing in
+    floats, each by its op ("matmul"), its place in the model ("/head/*", wildcards as in a shell) or the name of its result.
+
+    The result is a graph with quantize and dequantize: `octavo.compile` makes integer arithmetic of it, and it exports as QDQ ONNX.
+    Raises QuantError for a profile of another graph, and where nothing can be quantized; OSError for a profile that cannot be read;
+    and what `octavo.compile` raises for a model that it cannot take.
+    """
+    if isinstance(profile, str | os.PathLike):
+        profile = Profile.load(Path(profile))
+    if not isinstance(profile, Profile):
+        raise QuantError(f"a profile is what octavo.calibrate returns, or the path of its file, not a {type(profile).__name__}")
+    return quantized(graph_of(model, dims), profile, method=method, weights=weights, exclude=exclude, **options)
