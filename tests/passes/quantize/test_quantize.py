@@ -19,7 +19,9 @@ from octavo.passes.quantize.quantize import grid, quantize
 
 from .networks import images, residual_network, rows, transformer
 
-DENSE = "graph g(%x: f32[n,2]) -> (%y) {\n%p = matmul(%x, const<f32[2,2] [1.27,0.5,-0.5,2.54]>)\n%y = add(%p, const<f32[2] [1.0,2.0]>)\n}"
+DENSE = (
+    "graph g(%x: f32[n,2]) -> (%y) {\n%p = matmul(%x, const<f32[2,2] [1.27,0.5,-0.5,2.54]>)\n%y = add(%p, const<f32[2] [1.0,2.0]>)\n}"
+)
 
 
 def profiled(graph: Graph, samples: Sequence[dict[str, np.ndarray]]) -> Profile:
