@@ -278,7 +278,8 @@ def _stats(entry: Any) -> Stats:
             raise ValueError(f"its histogram has no bins {first} to {first + len(counts) - 1}")
         bins[first : first + len(counts)] = counts
     sums = entry.get("channel_sum", {"exponent": 0, "sums": []})
-    if not all(type(n) is int for n in (entry["count"], entry["exponent"], sums["exponent"], *sums["sums"])) or sums["exponent"] < -149:
+    whole = all(type(n) is int for n in (entry["count"], entry["exponent"], sums["exponent"], *sums["sums"]))
+    if not whole or not -149 <= sums["exponent"] <= GREATEST_EXPONENT:
         raise ValueError("its count, exponents and sums must be whole numbers")
     return Stats(
         entry["count"],

@@ -5,8 +5,10 @@ trade elements that are clipped for a finer step:
 
 * minmax: all that was seen.
 * percentile: as much as `percent` of all elements, half of the rest cut off at each end (as onnxruntime's percentile calibration).
-* entropy: the threshold with the least Kullback-Leibler divergence between the histogram and its image in `levels` levels: S. Migacz,
-  "8-bit inference with TensorRT", GTC 2017, the same as onnxruntime's `HistogramCollector.get_entropy_threshold`.
+* entropy: the threshold for magnitudes with the least Kullback-Leibler divergence between the histogram, what is beyond counted at its
+  ends, and what remains of it in `levels` levels: S. Migacz, "8-bit inference with TensorRT", GTC 2017, and onnxruntime's
+  `HistogramCollector.get_entropy_threshold`, whose smoothing of empty bins this takes over.  Zeros count as many as their neighbours,
+  as in NVIDIA's pytorch-quantization, or what relu cuts off would decide.
 * mse: the least expected square of the error, of clipping and of rounding to `levels` levels together.
 """
 
@@ -20,6 +22,7 @@ from ...ir.errors import QuantError
 
 BINS = 2048
 ZERO = BINS // 2  # the first bin of positive numbers
+STRIDE = 4  # bins between thresholds that are tried
 
 
 def find_range(
@@ -29,14 +32,16 @@ def find_range(
     find = METHODS.get(method)
     if find is None:
         raise QuantError(f"there is no method {method!r} to find a range; there are: {', '.join(METHODS)}")
+    known = find.__kwdefaults__ or {}
+    unknown = sorted(options.keys() - known.keys())
+    if unknown:
+        raise QuantError(f"the method {method!r} has no option {unknown[0]!r}; it has: {', '.join(known) or 'none'}")
     low, high = min(low, 0.0), max(high, 0.0)
     if low == high:
         return low, high
-    try:
-        a, b = find(bins, low / 2.0**exponent * ZERO, high / 2.0**exponent * ZERO, **options)
-    except TypeError:
-        raise QuantError(f"the method {method!r} does not take the options {', '.join(options)}") from None
-    return max(a / ZERO * 2.0**exponent, low), min(b / ZERO * 2.0**exponent, high)
+    unit = 2.0**exponent / ZERO  # the width of a bin, in which methods count
+    a, b = find(bins, low / unit, high / unit, **options)
+    return max(a * unit, low), min(b * unit, high)
 
 
 def _minmax(bins: np.ndarray, low: float, high: float) -> tuple[float, float]:
@@ -55,12 +60,14 @@ def _percentile(bins: np.ndarray, low: float, high: float, *, percent: float = 9
 def _entropy(bins: np.ndarray, low: float, high: float, *, levels: int = 128) -> tuple[float, float]:
     if not 2 <= levels <= BINS // 2:
         raise QuantError(f"levels is from 2 to {BINS // 2}, not {levels}")
+    bins = bins.copy()
+    bins[ZERO] = min(bins[ZERO], max(bins[ZERO - 1], bins[ZERO + 1]))  # zeros are exact with any threshold and must not decide
     left, right = int(np.ceil(-low)), int(np.ceil(high))  # bins on each side that hold anything
     best, found = np.inf, (low, high)
-    for threshold in range(1, max(left, right) + 1):
+    for threshold in range(max(left, right), 0, -STRIDE):
         start, end = ZERO - min(threshold, left), ZERO + min(threshold, right)
-        if end - start < levels and threshold < max(left, right):
-            continue
+        if end - start < levels:
+            break
         divergence = _divergence(bins, start, end, levels)
         if divergence < best:
             best, found = divergence, (start - ZERO, end - ZERO)

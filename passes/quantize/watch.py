@@ -16,7 +16,7 @@ from ...ir.ops.operators import cast
 from ...ir.types import f64, i32
 from .profile import BINS, CONTRACTIONS, LEAST_EXPONENT, channel_axis, observed
 
-PARTS = 16  # of a value, whose histograms are counted at the same time
+PARTS = 8  # of a value, whose histograms are counted at the same time
 LOG_HALF = (BINS // 2).bit_length() - 1
 BIAS = 126  # a number whose exponent bits are b is below 2**(b - BIAS)
 
@@ -58,7 +58,7 @@ def watch(graph: Graph) -> tuple[Graph, list[Watched]]:
         maxima = sums = None
         if axis is not None:
             others = tuple(k for k in range(v.type.rank) if k != axis)
-            (maxima,) = add(ops.reduce_max(_finite(ops.abs(v), 0.0), axes=others))
+            (maxima,) = add(ops.reduce_max(_without(ops.abs(v), math.inf, 0.0), axes=others))
             if v.node.op in CONTRACTIONS:
                 (sums,) = add(ops.reduce_sum(cast(v, f64), axes=others))
         rows.append(Watched(v, *shared[source], maxima, sums))
@@ -73,16 +73,16 @@ def _same_elements(v: Value) -> Value:
     return v
 
 
-def _finite(x: Value, other: float) -> Value:
-    """x with a number in place of the infinite elements."""
-    return ops.where(ops.eq(ops.abs(x), math.inf), other, x)
+def _without(x: Value, infinity: float, other: float) -> Value:
+    """x with a number in place of one of the infinities."""
+    return ops.where(ops.eq(x, infinity), other, x)
 
 
 def _distribution(x: Value) -> Sequence[Value]:
     """Least, greatest, exponent and counts of a value's histogram."""
     axes = tuple(range(x.type.rank))
-    low = ops.reduce_min(_finite(x, math.inf), axes=axes)
-    high = ops.reduce_max(_finite(x, -math.inf), axes=axes)
+    low = ops.reduce_min(_without(x, -math.inf, math.inf), axes=axes)
+    high = ops.reduce_max(_without(x, math.inf, -math.inf), axes=axes)
     bits = ops.bitcast(ops.max(ops.neg(low), high), to=i32)
     exponent = ops.max(ops.shr(bits, 23) - BIAS, LEAST_EXPONENT)
     scale = ops.bitcast(ops.shl(ops.sub(127 + LOG_HALF, exponent), 23), to=x.dtype)
