@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..ir.errors import CodegenError
-from ..ir.types import DType, bf16, bool_, f16, f32, f64, i8, i16, i64, u8, u32
+from ..ir.types import DType, bf16, bool_, f16, f32, f64, i8, i16, i32, i64, u8, u32
+from .target import Target
 
 REGISTER_TYPES = {
     "f64": "double", "f32": "float", "f16": "half", "bf16": "i16", "i64": "i64", "i32": "i32", "i16": "i16", "i8": "i8",
@@ -25,6 +26,13 @@ REGISTER_TYPES = {
 
 # Bits of the fraction, bias of the exponent, the code of what is too large and that of NaN.
 _FLOAT8 = {"f8e4m3": (3, 7, 0x7F, 0x7F), "f8e5m2": (2, 15, 0x7C, 0x7E)}
+# By lanes, at least 128 bits in all: what `Target.dot4` names, as LLVM calls it.
+_DOT4 = {
+    "vpdpbusd": {4: "llvm.x86.avx512.vpdpbusd.128", 8: "llvm.x86.avx512.vpdpbusd.256", 16: "llvm.x86.avx512.vpdpbusd.512"},
+    "vpmaddwd": {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"},
+    "dp4a": {0: "llvm.nvvm.idp4a.u.s"},
+    "": {},
+}
 _BYTE = {"i": i8, "u": u8}  # what a 4-bit integer is in registers
 
 
@@ -38,9 +46,13 @@ class Val:
 
 
 class Instructions:
-    """The lines of one function, and the declarations that they need."""
+    """The lines of one function, and the declarations that they need.
 
-    def __init__(self) -> None:
+    target: whose instructions may be used beside those that LLVM knows how to build from others; None: nobody's.
+    """
+
+    def __init__(self, target: Target | None = None) -> None:
+        self.target = target
         self.declarations: set[str] = set()
         self.lines: list[str] = []
         self.count = 0
@@ -202,6 +214,8 @@ class Instructions:
                 return simple("icmp " + sign + name)
             case "where":
                 return self._select(a, args[1], args[2])
+            case "dot4":
+                return self._dot4(*args)
         raise CodegenError(f"the emitter has no operation {name}")
 
     def _select(self, condition: Val, a: Val, b: Val) -> Val:
@@ -209,6 +223,44 @@ class Instructions:
         t = self.type(a.dtype, lanes)
         ct = self.type(bool_, condition.lanes)
         return self.define(f"select {ct} {condition.text}, {t} {a.text}, {t} {b.text}", a.dtype, lanes)
+
+    def _dot4(self, a: Val, b: Val, c: Val) -> Val:
+        """c + the sum of u8 * i8 over the bytes of a and b; no way of computing it saturates."""
+        lanes, t = c.lanes, self.type(i32, c.lanes)
+        fits = self.target is not None and lanes * i32.bits <= max(i32.bits, self.target.vector_bits)
+        how = self.target.dot4 if self.target is not None and fits else ""
+        name = _DOT4[how].get(lanes)
+
+        def op(opcode: str, x: Val, k: int) -> Val:
+            return self.define(f"{opcode} {t} {x.text}, {self.splat(Val(str(k), i32), lanes).text}", i32, lanes)
+
+        def halves(opcode: str, x: str) -> str:
+            """A shift by a byte of the 16-bit halves of every word."""
+            return self.define(f"{opcode} {pairs} {x}, {self.splat(Val('8', i16), 2 * lanes).text}", i16, 2 * lanes).text
+
+        if how == "dp4a" and name:
+            self.declarations.add(f"declare i32 @{name}(i32, i32, i32)")
+            return self.define(f"call i32 @{name}(i32 {a.text}, i32 {b.text}, i32 {c.text})", i32)
+        if how == "vpdpbusd" and name:
+            of = f"<{4 * lanes} x i8>"
+            x, y = (self.define(f"bitcast {t} {v.text} to {of}", i8, 4 * lanes).text for v in (a, b))
+            self.declarations.add(f"declare {t} @{name}({t}, {of}, {of})")
+            return self.define(f"call {t} @{name}({t} {c.text}, {of} {x}, {of} {y})", i32, lanes)
+        if how == "vpmaddwd" and name:  # the bytes with even and with odd numbers as 16-bit numbers
+            pairs = self.type(i16, 2 * lanes)
+            x, y = (self.define(f"bitcast {t} {v.text} to {pairs}", i16, 2 * lanes).text for v in (a, b))
+            low = op("and", a, 0x00FF00FF)
+            even_a = self.define(f"bitcast {t} {low.text} to {pairs}", i16, 2 * lanes).text
+            products = ((even_a, halves("ashr", halves("shl", y))), (halves("lshr", x), halves("ashr", y)))
+            self.declarations.add(f"declare {t} @{name}({pairs}, {pairs})")
+            for u, v in products:
+                sums = self.define(f"call {t} @{name}({pairs} {u}, {pairs} {v})", i32, lanes)
+                c = self.define(f"add {t} {c.text}, {sums.text}", i32, lanes)
+            return c
+        for k in (0, 8, 16, 24):
+            x, y = op("and", op("lshr", a, k), 255), op("ashr", op("shl", b, 24 - k), 24)
+            c = self.operation("add", [c, self.operation("mul", [x, y], i32)], i32)
+        return c
 
     def _integer_division(self, name: str, a: Val, b: Val) -> Val:
         """Truncating division that never traps: x / 0 and x rem 0 are 0, MIN / -1 wraps.  For literals LLVM folds the checks."""
@@ -305,6 +357,8 @@ class Instructions:
             kind = "s" if to.kind == "i" else "u"
             if of.name == "f16":
                 v, of, t = self.cast(v, f32), f32, self.type(f32, lanes)
+            if to.bits < i32.bits:
+                return self._to_small(v, to, 0, lambda x: self.define(f"fptosi {t} {x.text} to {self._int(32, lanes)}", i32, lanes))
             prefix = f"v{lanes}" if lanes else ""
             name = f"llvm.fpto{kind}i.sat.{prefix}i{to.bits}.{prefix}{self._suffix(of)}"
             self.declarations.add(f"declare {tt} @{name}({t})")
@@ -318,6 +372,35 @@ class Instructions:
             return Val(v.text, to, lanes)
         opcode = "trunc" if to_bits < from_bits else "sext" if of.kind == "i" else "zext"
         return self.define(f"{opcode} {t} {v.text} to {tt}", to, lanes)
+
+    def rounded(self, v: Val, zero: int, to: DType) -> Val:
+        """The cast of rint(v) + zero, of f32, to an integer of 8 or 16 bits; zero is one of those that f32 holds."""
+
+        def to_int(x: Val) -> Val:
+            if not x.lanes:
+                return self.define(f"fptosi float {self.intrinsic('rint', [x], f32).text} to i32", i32)
+            name = f"llvm.lrint.v{x.lanes}i32.v{x.lanes}f32"  # one instruction
+            self.declarations.add(f"declare {self.type(i32, x.lanes)} @{name}({self.type(f32, x.lanes)})")
+            return self.define(f"call {self.type(i32, x.lanes)} @{name}({self.type(f32, x.lanes)} {x.text})", i32, x.lanes)
+
+        return self._to_small(v, to, zero, to_int)
+
+    def _to_small(self, v: Val, to: DType, zero: int, to_int: Callable[[Val], Val]) -> Val:
+        """to_int(v) + zero, saturated to an integer of 8 or 16 bits; NaN gives 0.  `to_int` leaves the limits as they are."""
+        lanes = v.lanes
+        t, bits = self.type(v.dtype, lanes), self.type(bool_, lanes)
+        low, high = (self.splat(Val(self.literal(k - zero, v.dtype), v.dtype), lanes) for k in (to.min, to.max))
+        above = self.define(f"fcmp ogt {t} {v.text}, {low.text}", bool_, lanes)  # which NaN is not: it becomes the lower limit
+        x = self.define(f"select {bits} {above.text}, {t} {v.text}, {t} {low.text}", v.dtype, lanes)
+        below = self.define(f"fcmp olt {t} {x.text}, {high.text}", bool_, lanes)
+        x = self.define(f"select {bits} {below.text}, {t} {x.text}, {t} {high.text}", v.dtype, lanes)
+        n = to_int(x)
+        if zero:
+            n = self.operation("add", [n, Val(str(zero), i32)], i32)
+        if to.kind == "i":
+            number = self.define(f"fcmp ord {t} {v.text}, {v.text}", bool_, lanes)
+            n = self._select(number, n, self.splat(Val("0", i32), lanes))
+        return self.cast(n, to)
 
     def _int(self, bits: int, lanes: int) -> str:
         return f"<{lanes} x i{bits}>" if lanes else f"i{bits}"

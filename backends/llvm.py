@@ -36,13 +36,30 @@ from ..ir.loops import (
     Transpose,
     Var,
     While,
+    Word,
     children,
     coefficient,
 )
-from ..ir.types import DType, bool_, i64
+from ..ir.types import DType, bool_, f32, i32, i64
 from .instructions import Instructions, Val
+from .target import Target
 
-_LEAVES = (Const, Var, Sym, Load)  # a load sees to its index, mask and other value itself
+_LEAVES = (Const, Var, Sym, Load, Word)  # a load sees to its index, mask and other value itself
+
+
+def _rounded(e: Cast) -> tuple[Expr, int] | None:
+    """(x, zero) of a cast of rint(x) + zero, which is how numbers are quantized, to 8 or 16 bits."""
+    match e.x:
+        case Op(name="add", args=(Op(name="rint", args=(x,)), Const(value=zero)), dtype=of):
+            fits = of is f32 and e.dtype.is_int and e.dtype.bits in (8, 16)
+            return (x, int(zero)) if fits and abs(zero) < 1 << 16 and zero == int(zero) else None
+    return None
+
+
+def _operands(e: Expr) -> tuple[Expr, ...]:
+    """What is to be computed before an expression."""
+    rounded = _rounded(e) if isinstance(e, Cast) else None
+    return rounded[:1] if rounded else children(e)
 
 
 @dataclass
@@ -58,8 +75,8 @@ class _Vector:
 class Emitter(Instructions):
     """Emits function bodies as LLVM IR text; `declarations` and `globals` belong to the module being built."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, target: Target | None = None) -> None:
+        super().__init__(target)
         self.entry: list[str] = []
         self.vector: _Vector | None = None
         self.known: dict[tuple[int, bool], Val] = {}  # by (id(Expr), as `base`), at this point of the code
@@ -85,7 +102,7 @@ class Emitter(Instructions):
             x = stack[-1]
             if id(x) in known:
                 stack.pop()
-            elif isinstance(x, Load):
+            elif isinstance(x, Load | Word):
                 known[id(x)] = True
             else:
                 missing = [c for c in children(x) if id(c) not in known]
@@ -105,7 +122,7 @@ class Emitter(Instructions):
         stack = [e]
         while stack:  # operands first, without recursion: fused expressions can be deep
             x = stack[-1]
-            missing = [] if type(x) in _LEAVES else [c for c in children(x) if self._known(c, base) is None]
+            missing = [] if type(x) in _LEAVES else [c for c in _operands(x) if self._known(c, base) is None]
             if missing:
                 stack += reversed(missing)
             else:
@@ -153,7 +170,12 @@ class Emitter(Instructions):
                 return self.define(f"ptrtoint ptr {self.buffers[id(e.buf)]} to i64", i64)
             case Load():
                 return self.load(e, base)
+            case Word():
+                return self.word(e, base)
             case Cast():
+                rounded = _rounded(e)
+                if rounded:
+                    return self.rounded(self.value(rounded[0], base), rounded[1], e.dtype)
                 return self.cast(self.value(e.x, base), e.dtype)
             case Bitcast():
                 v = self._to_memory(self.value(e.x, base))  # a bool is a byte
@@ -209,6 +231,17 @@ class Emitter(Instructions):
             loaded = self._gather(e.buf, self.splat(self.value(e.index), lanes), lanes, live, other)
         return loaded
 
+    def word(self, e: Word, base: bool) -> Val:
+        """Four bytes as one number, or those of every lane."""
+        moves = self.stride(e.index) if self.vector and not base else 0
+        if moves not in (0, 4):
+            raise CodegenError(f"words of {e.buf.name} that are no neighbours cannot be one vector")
+        pointer = self.address(e.buf, self.value(e.index, base=True))
+        if moves == 0:
+            return self.define(f"load i32, ptr {pointer}, align 1", i32)
+        assert self.vector is not None
+        return self._vector_load(i32, pointer, self.vector.lanes, self._live(self.vector, None, e.buf), None, align=1)
+
     def _live(self, vector: _Vector, mask: Val | None, buf: Buf) -> str | None:
         """The lanes that may touch memory; dead lanes of registers do no harm."""
         if mask is None:
@@ -236,14 +269,15 @@ class Emitter(Instructions):
         self.label(done)
         return self.define(f"phi {self.type(e.dtype)} [ {v.text}, %{then} ], [ {other.text}, %{before} ]", e.dtype)
 
-    def _vector_load(self, dtype: DType, pointer: str, lanes: int, live: str | None, other: Val | None) -> Val:
+    def _vector_load(self, dtype: DType, pointer: str, lanes: int, live: str | None, other: Val | None, align: int = 0) -> Val:
         vt = self.memory_type(dtype, lanes)
+        align = align or self.align(dtype)
         if live is None:
-            return self._from_memory(self.define(f"load {vt}, ptr {pointer}, align {self.align(dtype)}", dtype, lanes))
+            return self._from_memory(self.define(f"load {vt}, ptr {pointer}, align {align}", dtype, lanes))
         name = f"llvm.masked.load.v{lanes}{self._suffix(dtype, memory=True)}.p0"
         self.declarations.add(f"declare {vt} @{name}(ptr, i32, <{lanes} x i1>, {vt})")
         rest = "zeroinitializer" if other is None else self._to_memory(other).text
-        call = f"call {vt} @{name}(ptr {pointer}, i32 {self.align(dtype)}, <{lanes} x i1> {live}, {vt} {rest})"
+        call = f"call {vt} @{name}(ptr {pointer}, i32 {align}, <{lanes} x i1> {live}, {vt} {rest})"
         return self._from_memory(self.define(call, dtype, lanes))
 
     def _gather(self, buf: Buf, index: Val, lanes: int, live: str | None, other: Val | None) -> Val:

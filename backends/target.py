@@ -24,7 +24,8 @@ class Target:
     """A processor level.
 
     vector_bits: width of one register; registers: how many there are; kind: "cpu" or "gpu".  `requires` are the feature names
-    (as LLVM spells them) that a processor must have to run the code.
+    (as LLVM spells them) that a processor must have to run the code.  dot4: the instruction that sums products of bytes
+    (`instructions.py` knows "vpdpbusd", "vpmaddwd", of pairs of 16 bits, and "dp4a"), or "" where plain arithmetic has to do.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Target:
     vector_bits: int
     registers: int
     requires: tuple[str, ...]
+    dot4: str = ""
 
     def lanes(self, bits: int) -> int:
         """Elements of that many bits in one register."""
@@ -48,12 +50,12 @@ _LINUX = "x86_64-unknown-linux-gnu"
 TARGETS: dict[str, Target] = {
     t.name: t
     for t in (
-        Target("x86-64-v3", "cpu", _LINUX, "x86-64-v3", "", 256, 16, _V3),
-        Target("x86-64-v4", "cpu", _LINUX, "x86-64-v4", "-prefer-256-bit", 512, 32, _V4),
-        Target("x86-64-v4-vnni", "cpu", _LINUX, "x86-64-v4", "-prefer-256-bit,+avx512vnni", 512, 32, (*_V4, "avx512vnni")),
+        Target("x86-64-v3", "cpu", _LINUX, "x86-64-v3", "", 256, 16, _V3, "vpmaddwd"),
+        Target("x86-64-v4", "cpu", _LINUX, "x86-64-v4", "-prefer-256-bit", 512, 32, _V4, "vpmaddwd"),
+        Target("x86-64-v4-vnni", "cpu", _LINUX, "x86-64-v4", "-prefer-256-bit,+avx512vnni", 512, 32, (*_V4, "avx512vnni"), "vpdpbusd"),
         Target("aarch64", "cpu", "aarch64-unknown-linux-gnu", "generic", "+neon", 128, 32, ("neon",)),
-        Target("sm_80", "gpu", "nvptx64-nvidia-cuda", "sm_80", "+ptx80", 32, 255, ()),
-        Target("sm_90a", "gpu", "nvptx64-nvidia-cuda", "sm_90a", "+ptx80", 32, 255, ()),
+        Target("sm_80", "gpu", "nvptx64-nvidia-cuda", "sm_80", "+ptx80", 32, 255, (), "dp4a"),
+        Target("sm_90a", "gpu", "nvptx64-nvidia-cuda", "sm_90a", "+ptx80", 32, 255, (), "dp4a"),
     )
 }
 

@@ -1,7 +1,7 @@
 """The value of a loop expression, computed with NumPy: what generated code must compute, an array at a time.
 
 `interpret(expr, {"x": array})` gives every variable an array (all of shapes that broadcast) and returns the expression's array.
-It reads no memory by itself: an expression with a `Load` is refused unless the caller says what loads give.
+It reads no memory by itself: an expression with a `Load` or a `Word` is refused unless the caller says what they give.
 
 >>> interpret(LOOPS.fma(Var("x", f32), 2.0, 1.0), {"x": np.float32([1, 2])})
 array([3., 5.], dtype=float32)
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .loops import Bitcast, Cast, Const, Expr, Load, Op, Sym, Var, children
+from .loops import Bitcast, Cast, Const, Expr, Load, Op, Sym, Var, Word, children
 from .scalar import NUMPY
 
 Read = Callable[..., np.ndarray]  # (load, index, and with a mask: mask, other) -> elements
@@ -23,7 +23,7 @@ Read = Callable[..., np.ndarray]  # (load, index, and with a mask: mask, other) 
 def interpret(expr: Expr, env: Mapping[str, Any], read: Read | None = None) -> np.ndarray:
     """The value of `expr`, with `env` naming the arrays of its variables and symbols.  Each shared sub-expression runs once.
 
-    read(load, index[, mask, other]) gives the elements of a `Load`.
+    read(load, index[, mask, other]) gives the elements of a `Load`, read(word, index) those of a `Word`.
     """
     values: dict[int, np.ndarray] = {}
     stack = [(expr, False)]
@@ -37,7 +37,7 @@ def interpret(expr: Expr, env: Mapping[str, Any], read: Read | None = None) -> n
                 stack.extend((c, False) for c in children(e))
                 continue
             args = [values[id(c)] for c in children(e)]
-            values[id(e)] = read(e, *args) if read is not None and isinstance(e, Load) else _value(e, args, env)
+            values[id(e)] = read(e, *args) if read is not None and isinstance(e, Load | Word) else _value(e, args, env)
     return values[id(expr)]
 
 
@@ -72,6 +72,11 @@ def _fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(fused), fused, a * b + c)
 
 
+def _dot4(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """c plus the products of the bytes of a, unsigned, and of b, signed."""
+    return c + sum(((a >> k) & 255) * (b << (24 - k) >> 24) for k in (0, 8, 16, 24))
+
+
 def _two_sum(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(s, e) with s + e = a + b exactly."""
     s = a + b
@@ -97,6 +102,6 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": NUMPY.div, "rem": NUMPY.rem, "floordiv": np.floor_divide,
     "mod": np.mod, "min": np.minimum, "max": np.maximum, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
     "shl": np.left_shift, "shr": np.right_shift, "not": np.invert, "neg": np.negative, "abs": np.abs, "sqrt": np.sqrt,
-    "fma": _fma, "floor": np.floor, "ceil": np.ceil, "rint": np.rint, "trunc": np.trunc, "lt": np.less, "le": np.less_equal,
-    "eq": np.equal, "ne": np.not_equal, "where": np.where,
+    "fma": _fma, "dot4": _dot4, "floor": np.floor, "ceil": np.ceil, "rint": np.rint, "trunc": np.trunc, "lt": np.less,
+    "le": np.less_equal, "eq": np.equal, "ne": np.not_equal, "where": np.where,
 }  # fmt: skip

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, Union
 
 from .dims import Atom, Dim, DimExpr
-from .types import DType, bool_, i64
+from .types import DType, bool_, i32, i64
 
 Scalar: TypeAlias = Union["Expr", int, float, bool]
 
@@ -157,6 +157,18 @@ class Load(Expr):
         self.other = as_expr(other, buf.dtype) if mask is not None else None
 
 
+class Word(Expr):
+    """Four neighbouring bytes of a u8 or i8 buffer as one i32, buf[index] the lowest; the index can be any.
+
+    In a vector loop it moves by 0 or by 4 a lane.
+    """
+
+    __slots__ = ("buf", "index")
+
+    def __init__(self, buf: Buf, index: Scalar):
+        self.buf, self.index, self.dtype = buf, as_expr(index, i64), i32
+
+
 class Address(Expr):
     """Where a buffer begins in memory, in bytes; i64."""
 
@@ -194,10 +206,12 @@ class Bitcast(Expr):
 
 
 # floordiv and mod are for i64 indices with positive divisors; div truncates on integers and never traps; shr follows signedness;
-# fma(a, b, c) rounds once; min and max are for integers (floats go through `where`, which says what NaN does).
+# fma(a, b, c) rounds once; dot4(a, b, c) is c + the sum over the four bytes of u8(a) * i8(b), all of them i32, and wraps;
+# min and max are for integers (floats go through `where`, which says what NaN does).
 LINE_BYTES = 64  # of a cache line
 OPERATIONS = frozenset(
-    "add sub mul div rem floordiv mod min max and or xor shl shr not neg abs sqrt fma floor ceil rint trunc lt le eq ne where".split()
+    "add sub mul div rem floordiv mod min max and or xor shl shr not neg abs sqrt fma dot4 floor ceil rint trunc "
+    "lt le eq ne where".split()
 )
 _COMPARISONS = ("lt", "le", "eq", "ne")
 
@@ -432,6 +446,8 @@ def children(e: Expr) -> tuple[Expr, ...]:
         return e.args
     if isinstance(e, Cast | Bitcast):
         return (e.x,)
+    if isinstance(e, Word):
+        return (e.index,)
     if isinstance(e, Load):
         return (e.index,) if e.mask is None else (e.index, e.mask, e.other)  # type: ignore[return-value]
     return ()
@@ -601,6 +617,8 @@ def _expr_text(e: Expr, args: list[str]) -> str:
             return e.name
         case Address():
             return f"address({e.buf.name})"
+        case Word():
+            return f"word {e.buf.name}[{args[0]}]"
         case Load():
             return f"{e.buf.name}[{args[0]}]" if e.mask is None else f"{e.buf.name}[{args[0]} where {args[1]} else {args[2]}]"
         case Cast():

@@ -55,6 +55,10 @@ class LoopScalars:
         args = tuple(x if isinstance(x, Expr) else Const(x, like.dtype) for x in (a, b, c))
         return Op("fma", args, like.dtype)
 
+    def dot4(self, a: Expr, b: Expr, c: Expr) -> Expr:
+        """c + the products of the four bytes of a, unsigned, and of b, signed; all i32, and it wraps.  Only of loops."""
+        return Op("dot4", (a, b, c), c.dtype)
+
     def eq(self, a: Scalar, b: Scalar) -> Expr:
         return binary("eq", a, b)
 

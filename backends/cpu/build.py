@@ -139,7 +139,7 @@ def _workers() -> int:
 def compile_kernel(body: Graph, symbol: str, target: Target) -> Code:
     """The object code of one kernel, whose entry is called `symbol`."""
     function = lower(body, target)
-    return Code(compile_module(emit_kernel(function, symbol), target), scratch_bytes(function))
+    return Code(compile_module(emit_kernel(function, symbol, target), target), scratch_bytes(function))
 
 
 def compile_module(text: str, target: Target, effort: int = 3) -> bytes:

@@ -15,6 +15,7 @@ from ...ir.loops import Alloc, Buf, Const, Expr, For, LoopFunction, Stmt, size_e
 from ...ir.types import i64
 from ..instructions import Val
 from ..llvm import Emitter
+from ..target import Target
 
 STACK_BYTES = 16384  # local buffers of constant size up to this live on the stack
 SERIAL_COST = 30_000  # scalar operations below which a loop is not worth sharing (some 3 us; sharing costs 0.5 us and cold caches)
@@ -47,8 +48,8 @@ def scratch_bytes(function: LoopFunction) -> Dim:
 class KernelEmitter(Emitter):
     """Adds memory spaces of the CPU to the shared emitter."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
         self.scratch: dict[int, Dim] = {}  # id(Buf) -> its offset in scratch memory, the same each time that code for it is emitted
         self.scratch_used: Dim = 0
 
@@ -66,18 +67,18 @@ class KernelEmitter(Emitter):
         self.buffers[id(buf)] = name
 
 
-def emit_kernel(function: LoopFunction, symbol: str) -> str:
-    """The LLVM module text of a kernel whose entry is called `symbol`."""
+def emit_kernel(function: LoopFunction, symbol: str, target: Target) -> str:
+    """The LLVM module text of a kernel whose entry is called `symbol`, with the instructions of a target."""
     declarations: set[str] = set()
     parts: list[str] = []
-    entry = KernelEmitter()
+    entry = KernelEmitter(target)
     entry.symbols = {s: Val(f"%s{k}", i64) for k, s in enumerate(function.symbols)}
     prologue = [
         f"  %a{k} = getelementptr inbounds i64, ptr %symbols, i64 {k}\n  %s{k} = load i64, ptr %a{k}"
         for k in range(len(function.symbols))
     ]
     for k, statement in enumerate(function.body):
-        text, used = _range_function(function, statement, f"{symbol}.{k}")
+        text, used = _range_function(function, statement, f"{symbol}.{k}", target)
         parts.append(text)
         declarations |= used
         parts.append(_chunk_function(function, f"{symbol}.{k}"))
@@ -129,9 +130,9 @@ there:
     return "\n".join([*parts, *sorted(declarations), ""])
 
 
-def _range_function(function: LoopFunction, statement: Stmt, name: str) -> tuple[str, set[str]]:
+def _range_function(function: LoopFunction, statement: Stmt, name: str, target: Target) -> tuple[str, set[str]]:
     """The function that runs one top-level statement over begin..end."""
-    emitter = KernelEmitter()
+    emitter = KernelEmitter(target)
     for k, buf in enumerate(function.params):
         emitter.buffers[id(buf)] = f"%b{k}"
     emitter.symbols = {s: Val(f"%s{k}", i64) for k, s in enumerate(function.symbols)}

@@ -27,7 +27,7 @@ FORMS: dict[str, Callable[[llvm.ModuleRef, llvm.TargetMachine], bytes]] = {
 def listing(program: Program, built: Built, target: Target, symbols: tuple[str, ...], form: str) -> bytes:
     """The whole program as text or object code; `symbols` as `build` took them."""
     names = {id(step): symbol for symbol, step in built.calls}
-    texts = [emit_kernel(lower(body, target), symbol) for symbol, body in built.bodies.items()]
+    texts = [emit_kernel(lower(body, target), symbol, target) for symbol, body in built.bodies.items()]
     texts.append(emit_main(program, built.variant.prefix, symbols, names, built.scratch, target.triple.split("-")[0]))
     context = llvm.create_context()
     whole: llvm.ModuleRef | None = None

@@ -78,7 +78,7 @@ def symbol_of(step: Kernel, function: LoopFunction) -> str:
 
 def assemble(symbol: str, function: LoopFunction, target: Target) -> str:
     """PTX of one loop function."""
-    return _ptx(*emit_kernels(function, symbol), target)
+    return _ptx(*emit_kernels(function, symbol, target), target)
 
 
 def _ptx(kernels: list[str], declarations: set[str], target: Target) -> str:

@@ -17,6 +17,7 @@ from ...ir.loops import Buf, Const, Expr, For, LoopFunction, walk
 from ...ir.types import i64
 from ..instructions import Val
 from ..llvm import Emitter
+from ..target import Target
 
 # Subnormal f32 numbers count as zero, as on a CPU (backends/cpu/main.py); a GPU cannot flush those of f64.
 FLUSH = '"denormal-fp-math-f32"="preserve-sign,preserve-sign"'
@@ -35,8 +36,8 @@ class Entry:
 class PtxEmitter(Emitter):
     """Adds the memory spaces, loops and barriers of a GPU to the shared emitter."""
 
-    def __init__(self, symbol: str):
-        super().__init__()
+    def __init__(self, symbol: str, target: Target):
+        super().__init__(target)
         self.symbol = symbol
         self.threads: int | None = None
 
@@ -98,12 +99,12 @@ def entries(function: LoopFunction, symbol: str) -> list[Entry]:
     return found
 
 
-def emit_kernels(function: LoopFunction, symbol: str) -> tuple[list[str], set[str]]:
+def emit_kernels(function: LoopFunction, symbol: str, target: Target) -> tuple[list[str], set[str]]:
     """LLVM text of the kernels of a function, and the declarations that they need."""
     texts: list[str] = []
     declarations: set[str] = set()
     for entry, statement in zip(entries(function, symbol), function.body, strict=True):
-        emitter = PtxEmitter(entry.symbol)
+        emitter = PtxEmitter(entry.symbol, target)
         parameters = []
         casts = []
         for k, buf in enumerate(function.params):

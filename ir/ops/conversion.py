@@ -117,10 +117,7 @@ def quantize(s: S, x: X, scale: X, zero: X, *, to: DType) -> X:
     """rint(x / scale) + zero limited to the range of `to`; x and scale are floats of one dtype, zero is of dtype `to`."""
     if to in _LARGEST_F8:
         return s.cast(s.min(s.max(x / scale, -_LARGEST_F8[to]), _LARGEST_F8[to]), to)
-    q = s.rint(x / scale) + s.cast(zero, s.dtype(x))
-    if to.bits <= 16:  # wider: the saturating cast alone, whose limits f32 cannot hold
-        q = s.min(s.max(q, float(to.min)), float(to.max))
-    return s.cast(q, to)
+    return s.cast(s.rint(x / scale) + s.cast(zero, s.dtype(x)), to)  # which saturates
 
 
 def _dequantize_dtype(types: Types, **attrs: Any) -> DType:

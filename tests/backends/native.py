@@ -12,7 +12,7 @@ from octavo.backends.runtime.native import link_in_process
 from octavo.backends.target import Target, find_target
 from octavo.ir.dims import evaluate_dim
 from octavo.ir.interpret import interpret
-from octavo.ir.loops import Buf, Const, Expr, For, Load, LoopFunction, Store, Var
+from octavo.ir.loops import Buf, Const, Expr, For, Load, LoopFunction, Store, Var, Word
 from octavo.ir.types import dtype_of, i64
 
 LANES = 16
@@ -29,7 +29,8 @@ define void @entry(ptr %buffers, ptr %symbols, ptr %threads, ptr %scratch, i64 %
 def execute(function: LoopFunction, arrays: Sequence[np.ndarray], sizes: dict[str, int] | None = None, target: Target | None = None):
     """Run the function's machine code over arrays, one for each parameter, which it may change."""
     sizes = sizes or {}
-    code = compile_module(emit_kernel(function, "kernel") + ENTRY, target or find_target("native"))
+    level = target or find_target("native")
+    code = compile_module(emit_kernel(function, "kernel", level) + ENTRY, level)
     address, owner = link_in_process([code], ["entry"])
     run = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4, ctypes.c_int64)(address)
     needed = evaluate_dim(scratch_bytes(function), sizes)
@@ -46,20 +47,20 @@ Expressions = Callable[..., list[Expr]]  # (index, *buffers) -> an expression fo
 
 
 def computed(
-    make: Expressions, arrays: Sequence[np.ndarray], count: int, vector: bool, target: Target | None = None
+    make: Expressions, arrays: Sequence[np.ndarray], count: int, vector: bool, target: Target | None = None, lanes: int = LANES
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """`count` elements of each expression as (native code, NumPy); with `vector` 16 at a time and the last ones masked."""
+    """`count` elements of each expression as (native code, NumPy); with `vector` 16 (`lanes`) at a time and the last ones masked."""
     inputs = [Buf(f"x{k}", dtype_of(a.dtype)) for k, a in enumerate(arrays)]
     q, v = Var("q"), Var("v")
-    index = q * LANES + v if vector else q
+    index = q * lanes + v if vector else q
     exprs = make(index, *inputs)
     outputs = [Buf(f"y{k}", e.dtype) for k, e in enumerate(exprs)]
     body = []
     for b, e in zip(outputs, exprs, strict=True):
         store = Store(b, index, e)
         if vector:
-            left = Const(count, i64) - q * LANES
-            body.append(For(q, Const(-(-count // LANES), i64), (For(v, Const(LANES, i64), (store,), "vector", limit=left),)))
+            left = Const(count, i64) - q * lanes
+            body.append(For(q, Const(-(-count // lanes), i64), (For(v, Const(lanes, i64), (store,), "vector", limit=left),)))
         else:
             body.append(For(q, Const(count, i64), (store,)))
     results = [np.zeros(count, b.dtype.np) for b in outputs]
@@ -67,10 +68,12 @@ def computed(
     execute(function, [*arrays, *results], target=target)
     memory = dict(zip(inputs, arrays, strict=True))
     at = np.arange(count)
-    env = {"q": at // LANES, "v": at % LANES} if vector else {"q": at}
+    env = {"q": at // lanes, "v": at % lanes} if vector else {"q": at}
 
-    def read(load: Load, where: np.ndarray, mask: np.ndarray | None = None, other: np.ndarray | None = None) -> np.ndarray:
+    def read(load: Load | Word, where: np.ndarray, mask: np.ndarray | None = None, other: np.ndarray | None = None) -> np.ndarray:
         data = memory[load.buf]
+        if isinstance(load, Word):
+            return np.ascontiguousarray(data[where[..., None] + np.arange(4)]).view(np.int32)[..., 0]
         if mask is None:
             return data[where]
         return np.where(mask, data[np.where(mask, where, 0)], other)

@@ -35,6 +35,7 @@ from octavo.ir.loops import (
     Sym,
     Var,
     While,
+    Word,
 )
 from octavo.ir.types import DTYPES, DType, bool_, f32, i32, i64
 
@@ -119,6 +120,38 @@ def test_fma_rounds_once(dtype: DType, vector: bool):
 
 
 @both
+@pytest.mark.parametrize("target", runnable(), ids=lambda t: t.name)
+def test_dot4_sums_four_products_and_saturates_nowhere(target: Target, vector: bool):
+    def words(dtype: DType, *edges: int) -> np.ndarray:
+        rng = np.random.default_rng(len(edges))
+        mixed = rng.choice(edges, 4 * (COUNT - len(edges)))
+        return np.concatenate([np.repeat(edges, 4), mixed]).astype(dtype.np).view(np.int32)
+
+    a, b = words(DTYPES["u8"], 255, 255, 255, 0, 1, 127, 128), words(DTYPES["i8"], -128, 127, -1, -128, -128, 127, 1)
+    c = operands(i32, 9)
+    lanes = target.lanes(i32.bits)
+    for n in {LANES, lanes, lanes // 2}:
+        results = computed(lambda i, *bufs: [Op("dot4", tuple(Load(x, i) for x in bufs), i32)], [a, b, c], COUNT, vector, target, n)
+        assert_same([f"{n} lanes"], results)
+
+
+def test_dot4_is_one_instruction_where_there_is_one():
+    a, b, c = (Buf(name, i32) for name in "abc")
+    v = Var("v")
+    store = Store(c, v, Op("dot4", (Load(a, v), Load(b, v), Load(c, v)), i32))
+    function = LoopFunction("k", (a, b, c), 2, (), (For(v, const(LANES), (store,), "vector"),))
+
+    def assembly(name: str) -> str:
+        target = find_target(name)
+        module, machine = optimized(f'target triple = "{target.triple}"\n{emit_kernel(function, "k", target)}', target)
+        return machine.emit_assembly(module)
+
+    assert assembly("x86-64-v4-vnni").count("vpdpbusd") == 1
+    assert assembly("x86-64-v4").count("vpmaddwd") == 2
+    assert "mla" in assembly("aarch64")
+
+
+@both
 def test_flooring_division_by_positive_divisors(vector: bool):
     count = 4 * LANES  # no lane is dead, whose divisor would be 0
     a, b = np.arange(count) * 7 - 200, np.arange(count) % 9 + 1
@@ -144,7 +177,7 @@ def test_where_picks(dtype: DType, vector: bool):
 
 
 def test_every_operation_is_tested_here():
-    tested = {"fma", "floordiv", "mod", "where"}.union(*map(operations_of, [*FLOATS, *INTEGERS, bool_]))
+    tested = {"fma", "dot4", "floordiv", "mod", "where"}.union(*map(operations_of, [*FLOATS, *INTEGERS, bool_]))
     assert tested == OPERATIONS
 
 
@@ -158,6 +191,20 @@ def test_casts(dtype: DType, vector: bool):
     with np.errstate(all="ignore"):
         results = computed(lambda i, a: [Cast(Load(a, i), to) for to in DTYPES_IN_REGISTERS], [operands(dtype, 8)], COUNT, vector)
     assert_same([f"to {to}" for to in DTYPES_IN_REGISTERS], results)
+
+
+@both
+@pytest.mark.parametrize("zero", [0, 3, 255, -128, 32767, 0.5])
+@pytest.mark.parametrize("target", runnable(), ids=lambda t: t.name)
+def test_numbers_are_quantized_as_if_they_were_rounded_moved_and_saturated_in_turn(target: Target, zero: float, vector: bool):
+    near = [k - zero + d for k in (-32768, -128, 0, 127, 255, 32767, 65535) for d in (-0.5, -0.49, 0, 0.5, 0.51)]
+    x = np.concatenate([near, [2.0**23, -(2.0**24), 2.0**31, -(2.0**31), 1e30, -1e30], operands(f32, 13)]).astype(np.float32)
+    to = [DTYPES[name] for name in ("u8", "i8", "u16", "i16", "i32")]
+
+    def make(i: Expr, a: Buf) -> list[Expr]:
+        return [Cast(Op("rint", (Load(a, i),), f32) + zero, t) for t in to]
+
+    assert_same([str(t) for t in to], computed(make, [x], len(x), vector, target))
 
 
 @both
@@ -251,6 +298,14 @@ def test_an_index_that_does_not_move_may_mention_the_lane():
     assert (result == 3).all()
 
 
+@both
+@pytest.mark.parametrize("dtype", ["u8", "i8"])
+@pytest.mark.parametrize("target", runnable(), ids=lambda t: t.name)
+def test_words_are_four_bytes_from_anywhere(target: Target, dtype: str, vector: bool):
+    data = np.random.default_rng(3).integers(0, 256, 4 * COUNT + 7).astype(np.uint8).view(DTYPES[dtype].np)
+    assert_same(["each", "one"], computed(lambda i, x: [Word(x, i * 4 + 3), Word(x, Const(5, i64))], [data], COUNT, vector, target))
+
+
 def vector_store(index, value, mask=None, limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """(what was stored over sevens, the lane's values) by one vector store into 64 elements."""
     v = Var("v")
@@ -312,6 +367,7 @@ def run(body: tuple[Stmt, ...], y: Buf, size: int = 8, sizes: dict[str, int] | N
 
 
 Y = Buf("y", i64)
+NATIVE = find_target("native")
 
 
 def const(k: int) -> Const:
@@ -379,7 +435,7 @@ def test_what_is_to_be_reread_stays_in_its_loop(again):
     x, i = Buf("x", i64), Var("i")
     body = (*([Reread()] if again else []), Store(Y, i, Load(x, const(0)) + i))
     function = LoopFunction("f", (x, Y), 1, ("n",), (For(i, Sym("n"), body),))
-    module, _ = optimized(emit_kernel(function, "kernel"), find_target("native"))
+    module, _ = optimized(emit_kernel(function, "kernel", NATIVE), NATIVE)
     (kernel,) = (f for f in module.functions if f.name == "kernel.0")
     found = [[i.opcode for i in block.instructions] for block in kernel.blocks]
     (loop,) = (opcodes for opcodes in found if "store" in opcodes)
@@ -397,7 +453,7 @@ def test_a_shared_expression_is_emitted_once():
     e: Expr = Load(Y, const(0))
     for _ in range(60):
         e = e + e  # 2**60 paths
-    text = emit_kernel(LoopFunction("k", (Y,), 0, (), (Store(Y, const(1), e),)), "k")
+    text = emit_kernel(LoopFunction("k", (Y,), 0, (), (Store(Y, const(1), e),)), "k", NATIVE)
     assert text.count(" = add i64") == 60
     assert interpret(e, {}, lambda load, index: np.int64(1)) == 1 << 60
 
@@ -417,6 +473,7 @@ REFUSED = {
     "inside another": For(V, const(4), (For(Var("w"), const(4), (), "vector"),), "vector"),
     "needs a constant extent": For(V, Sym("n"), (), "vector"),
     "differs from lane to lane": For(V, const(4), (If(V < 2, ()),), "vector"),
+    "that are no neighbours": For(V, const(4), (Store(Y, V, Cast(Word(Buf("x", DTYPES["u8"]), V), i64)),), "vector"),
     "'thread' cannot stand here": For(V, const(4), (), "thread"),
     "needs a constant size, not n": Alloc(Buf("r", i32, "reg", symbol("n"))),
     "no operation cosine": Store(Y, const(0), Op("cosine", (Load(Y, const(0)),), i64)),
@@ -426,7 +483,7 @@ REFUSED = {
 @pytest.mark.parametrize("text", REFUSED)
 def test_malformed_loops_are_refused(text: str):
     with pytest.raises(CodegenError, match=text):
-        emit_kernel(LoopFunction("k", (Y,), 0, ("n",), (For(Var("t"), const(1), (REFUSED[text],)),)), "k")
+        emit_kernel(LoopFunction("k", (Y,), 0, ("n",), (For(Var("t"), const(1), (REFUSED[text],)),)), "k", NATIVE)
 
 
 @both

@@ -7,9 +7,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from octavo.ir.interpret import interpret
-from octavo.ir.loops import Buf, Load, Var
+from octavo.ir.loops import Buf, Load, Var, Word
 from octavo.ir.scalar import LOOPS
-from octavo.ir.types import DType, f32, f64, i32
+from octavo.ir.types import DType, f32, f64, i32, u8
 
 
 @pytest.mark.parametrize("dtype", [f32, f64], ids=str)
@@ -30,6 +30,13 @@ def test_fma_of_f32_is_not_rounded_to_f64_first() -> None:
     assert got == np.float32(1 + 2**-11 + 2**-23)
 
 
+def test_dot4_multiplies_unsigned_by_signed_bytes_and_wraps() -> None:
+    a, b, c = (Var(v, i32) for v in "abc")
+    words = {"a": np.uint32([0xFFFFFFFF, 0x01020304]).view(np.int32), "b": np.uint32([0x80808080, 0x7FFF8001]).view(np.int32)}
+    got = interpret(LOOPS.dot4(a, b, c), {**words, "c": np.int32([-(1 << 31), 5])})
+    assert got.tolist() == [(1 << 31) - 4 * 255 * 128, 5 + 127 - 2 - 3 * 128 + 4]
+
+
 def test_evaluates_integers_bits_and_conditions() -> None:
     x = Var("x", f32)
     e = LOOPS.where((LOOPS.bitcast(x, i32) >> 23) < 127, LOOPS.cast(-x, i32), LOOPS.cast(x, i32) << 2)
@@ -46,3 +53,5 @@ def test_a_shared_sub_expression_is_evaluated_once() -> None:
 def test_memory_is_refused() -> None:
     with pytest.raises(TypeError, match="Load has no value without memory"):
         interpret(Load(Buf("b", f32), 0), {})
+    with pytest.raises(TypeError, match="Word has no value without memory"):
+        interpret(Word(Buf("b", u8), 0), {})

@@ -15,6 +15,7 @@ from octavo.ir.loops import Alloc, Buf, Const, For, If, Load, LoopFunction, Stmt
 from octavo.ir.types import f64, i64
 from octavo.tests.backends.native import ENTRY, execute
 
+NATIVE = find_target("native")
 Y = Buf("y", i64)
 T = Var("t")
 N = symbol("n")
@@ -80,7 +81,7 @@ def run_with_threads(f: LoopFunction, sizes: dict[str, int], scratch: np.ndarray
             CHUNK(body)(context, k, k + 1, k % 4)
 
     threads = Threads(PARALLEL_FOR(parallel_for), None, 4)
-    address, owner = link_in_process([compile_module(emit_kernel(f, "kernel") + ENTRY, find_target("native"))], ["entry"])
+    address, owner = link_in_process([compile_module(emit_kernel(f, "kernel", NATIVE) + ENTRY, NATIVE)], ["entry"])
     entry = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4, ctypes.c_int64)(address)
     result = np.zeros(64, np.int64)
     pointers, symbols = np.array([result.ctypes.data]), np.array([sizes[s] for s in f.symbols])

@@ -139,14 +139,14 @@ def test_overlapped_rows_change_no_bit(name: str, rows: int, monkeypatch: pytest
 
 
 def test_sizes_that_are_known_and_small_have_one_version():
-    assert "nontemporal" in emit_kernel(lowered(BODIES["softmax"]), "k")
-    assert "nontemporal" not in emit_kernel(lowered(BODIES["softmax"].replace("[n,m]", "[64,1024]")), "k")
+    assert "nontemporal" in emit_kernel(lowered(BODIES["softmax"]), "k", find_target("native"))
+    assert "nontemporal" not in emit_kernel(lowered(BODIES["softmax"].replace("[n,m]", "[64,1024]")), "k", find_target("native"))
 
 
 def test_streams_end_before_the_range_that_wrote_them_does():
-    text = emit_kernel(lowered(BODIES["flat"]), "k")
+    text = emit_kernel(lowered(BODIES["flat"]), "k", find_target("native"))
     assert text.index("nontemporal") < text.index("fence seq_cst") < text.index("ret void")
-    assert "fence" not in emit_kernel(lowered(BODIES["flat"].replace("[n,m]", "[64,1024]")), "k")
+    assert "fence" not in emit_kernel(lowered(BODIES["flat"].replace("[n,m]", "[64,1024]")), "k", find_target("native"))
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -154,4 +154,4 @@ def test_scratch_memory_of_unknown_size_is_refused():
     buf = Buf("keys", f32, "local", symbol("n"))
     function = LoopFunction("f", (), 0, ("n",), tuple(on_grid(Names(), [Alloc(buf)])))
     with pytest.raises(UnsupportedOp, match=r"scratch memory of a known size, not keys: f32\[n\]; pin the dims"):
-        emit_kernels(function, "f")
+        emit_kernels(function, "f", find_target("sm_80"))
