@@ -305,10 +305,12 @@ class _Contract:
 
     def _stage(self, rows: int) -> _Rows:
         """Scratch memory for `rows` rows of the innermost loops over k, spaced so that they do not collide in the cache."""
-        stride = ceildiv(dim_product(self.inner), 16) * 16 + 16
         wide = self.dtype if self.dtype.is_float else self.what.a.dtype
+        moves = [d * self.what.products for d in strides_of(self.inner)]
+        line = LINE_BYTES // wide.itemsize
+        stride = ceildiv(dim_product(self.inner) * self.what.products, line) * line + line
         buffer = Buf(self.names.var("stage").name, wide, "local", stride * rows)
-        return _Rows(buffer, lambda q: size_expr(stride * q), strides_of(self.inner))
+        return _Rows(buffer, lambda q: size_expr(stride * q), moves)
 
     def _copy(self, stage: _Rows, rows: Expr, first: Expr, place: _Task) -> Stmt:
         """Copy (or compute) rows into scratch memory."""
@@ -321,9 +323,10 @@ class _Contract:
             def element(offset: Expr, lane: Expr) -> Sequence[Stmt]:
                 k = (*outer, offset + lane)
                 value = self.reads.at(what.a, what.a_index(place.batch, m, (*place.chunk, *k)))
-                return [Store(stage.buffer, r * stride + linear(k, stage.moves), LOOPS.cast(value, stage.buffer.dtype))]
+                at = r * stride + linear(k, (*stage.moves[:-1], 1))
+                return [Store(stage.buffer, at, LOOPS.cast(value, stage.buffer.dtype))]
 
-            return spread(names, self.inner[-1], 16, element)
+            return spread(names, self.inner[-1] * what.products, 16, element)
 
         return For(r, rows, tuple(loops(names, self.inner[:-1], copy)))
 
@@ -481,7 +484,7 @@ def _chunked(what: Contraction, dtype: DType) -> Contraction:
     whole = what.a_index
 
     def a_index(batch: Index, m: Index, k: Index) -> Index:
-        return whole(batch, m, (*k[:-2], k[-2] * size + k[-1]))
+        return whole(batch, m, (*k[:-2], k[-2] * (size * what.products) + k[-1]))
 
     strides = (*what.a_strides[:-1], stride * size, stride)
     return replace(what, k=(*what.k[:-1], inner // size, size), a_strides=strides, a_index=a_index)

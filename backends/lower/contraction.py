@@ -15,11 +15,13 @@ from ...ir.graph import Graph, Node, Value, input_value, topological
 from ...ir.loops import Buf, Expr, size_expr
 from ...ir.ops.registry import op_def
 from ...ir.scalar import compute_dtype
+from ...ir.types import i8, u8
 from ..target import Target
 from .access import Bound, Index, broadcast_index, in_memory, linear, strides_of
 from .collapse import collapse
 from .kernel import const
 
+DOT = 4  # products that `dot4` adds at a time
 GRID_LANES = 16  # threads of a block that compute neighbouring columns
 FEW_ROWS, MANY_ROWS = 8, 64  # fewer rows than this, if they may be more, count as so many
 ALIAS_BYTES, ALIAS_ROWS = 4096, 9  # rows this far apart share sets of the first-level cache, which hold so many and the panel
@@ -98,16 +100,19 @@ def tiles(node: Node, target: Target) -> list[tuple[int, int]]:
             far = False  # k runs in chunks
         return _time(tile, least, vectors, FAR_COST if far else LOAD_COST), -tile[0] * tile[1]
 
-    return sorted(_tiles(target.registers, ALIAS_ROWS if aliased else target.registers), key=cost)
+    halves = target.dot4 == "vpmaddwd" and (a.dtype, b.dtype) == (u8, i8)
+    return sorted(_tiles(target.registers, ALIAS_ROWS if aliased else target.registers, halves), key=cost)
 
 
-def _tiles(registers: int, most_rows: int) -> Iterator[tuple[int, int]]:
+def _tiles(registers: int, most_rows: int, halves: bool) -> Iterator[tuple[int, int]]:
     """(rows, vectors in a row) of tiles whose sums fit the registers beside a row of the second operand and an element of the first.
 
-    A tile wider than it has rows would read more of the panels than the second-level cache gives.
+    A tile wider than it has rows would read more of the panels than the second-level cache gives.  halves: both operands are taken
+    apart into two registers each, and a product, a sum and a mask need one too.
     """
+    each, beside = (2, 5) if halves else (1, 1)
     for vectors in range(1, 5):
-        most = min(most_rows, (registers - vectors - 1) // vectors)
+        most = min(most_rows, (registers - each * vectors - beside) // vectors)
         yield from ((rows, vectors) for rows in range(vectors, most + 1))
 
 
@@ -129,9 +134,10 @@ def _time(tile: tuple[int, int], rows: int, vectors: int, row_cost: float) -> fl
 class Contraction:
     """A contraction as the micro-kernel sees it.
 
-    Row f of the result (of `batch` x `m` rows) sums over `k`; offsets are in elements.  `a_row(batch, m)`: where a row of the first
-    operand starts in its buffer, `a_strides`: how each k loop moves along it; `a_index(batch, m, k)`: the same as an index of the
-    value; `b_panel(batch)`: where the batch's first panel starts; `out(batch, m, column)`: (flat row, column) of the result.
+    Row f of the result (of `batch` x `m` rows) sums over `k`, the last of which counts steps of `products` neighbouring elements;
+    offsets are in elements.  `a_row(batch, m)`: where a row of the first operand starts in its buffer, `a_strides`: how each k loop
+    moves along it; `a_index(batch, m, k)`: the same as an index of the value, of which the last k counts elements; `b_panel(batch)`:
+    where the batch's first panel starts; `column(batch, column)`: a column of the result.
     """
 
     a: Value
@@ -147,32 +153,40 @@ class Contraction:
     b_panel: Callable[[Index], Expr]
     column: Callable[[Index, Expr], Expr]
     out_batch: bool  # whether the batch counts rows of the result (else it counts groups of columns)
+    products: int  # of one step of k: 1, or 4 that `dot4` adds
 
 
-def packed_operand(value: Value) -> Value:
-    """The packed panels behind a contraction's second operand.  Raises CodegenError where it is not packed."""
+def unpacking(value: Value) -> Node:
+    """The node that unpacks a contraction's second operand.  Raises CodegenError where it is not packed."""
     node = value.node
-    while node.op != "unpack_panels":
+    while node.op not in ("unpack_panels", "unpack_dots"):
         if len(node.inputs) != 1:
             raise CodegenError(f"the second operand of a contraction must be packed, not {value!r}")
         node = node.inputs[0].node
-    return node.inputs[0]
+    return node
+
+
+def _packed(value: Value) -> tuple[Value, int]:
+    """The packed panels behind a contraction's second operand, and how many products one of their elements is for."""
+    node = unpacking(value)
+    return node.inputs[0], DOT if node.op == "unpack_dots" else 1
 
 
 def _matmul(node: Node) -> Contraction:
     a, b = node.inputs
-    packed = packed_operand(b)
+    packed, products = _packed(b)
     out = node.types[0]
-    k = a.shape[-1]
+    row = a.shape[-1]
+    k = (row // products,)
     n = out.shape[-1]
     a_strides = strides_of(a.shape)
     b_strides = strides_of(packed.shape)
     if b.type.rank == 2:  # one matrix for all: the rows of every batch form one
         rows = (*a.shape[:-2], a.shape[-2])
         return Contraction(
-            a, packed, (), rows, n, (k,), (1,),
-            lambda batch, m: linear(m, strides_of(rows)) * size_expr(k),
-            lambda batch, m, kk: (*m, *kk), k, lambda batch: const(0), lambda batch, c: c, True,
+            a, packed, (), rows, n, k, (products,),
+            lambda batch, m: linear(m, strides_of(rows)) * size_expr(row),
+            lambda batch, m, kk: (*m, *kk), row, lambda batch: const(0), lambda batch, c: c, True, products,
         )  # fmt: skip
     lead = out.shape[:-2]
 
@@ -180,10 +194,10 @@ def _matmul(node: Node) -> Contraction:
         return broadcast_index(batch, lead, a.shape[:-2])
 
     return Contraction(
-        a, packed, lead, (out.shape[-2],), n, (k,), (1,),
+        a, packed, lead, (out.shape[-2],), n, k, (products,),
         lambda batch, m: linear((*a_batch(batch), *m), a_strides[:-1]),
-        lambda batch, m, kk: (*a_batch(batch), *m, *kk), k,
-        lambda batch: linear(broadcast_index(batch, lead, packed.shape[:-3]), b_strides[:-3]), lambda batch, c: c, True,
+        lambda batch, m, kk: (*a_batch(batch), *m, *kk), row,
+        lambda batch: linear(broadcast_index(batch, lead, packed.shape[:-3]), b_strides[:-3]), lambda batch, c: c, True, products,
     )  # fmt: skip
 
 
@@ -192,18 +206,18 @@ def _conv(node: Node) -> Contraction:
     attrs = node.attrs
     if attrs["layout"] != "channels_last" or any(p != (0, 0) for p in attrs["pads"]):
         raise CodegenError(f"{node!r}: a convolution is lowered channels last and without pads")
-    packed = packed_operand(w)
+    packed, products = _packed(w)
     groups = attrs["groups"]
     spatial = w.shape[2:]
     channels = w.shape[1]
     n = node.types[0].shape[-1] // groups
     strides = strides_of(x.shape)
     dilations, steps = attrs["dilations"], attrs["strides"]
-    k: tuple[Dim, ...] = (*spatial, channels)
-    a_strides: tuple[Dim, ...] = (*(d * s for d, s in zip(dilations, strides[1:-1], strict=True)), 1)
+    k: tuple[Dim, ...] = (*spatial, channels // products)
+    a_strides: tuple[Dim, ...] = (*(d * s for d, s in zip(dilations, strides[1:-1], strict=True)), products)
     merge = groups == 1 and dilations[-1] == 1  # neighbouring pixels' channels are neighbours in memory
     if merge:
-        k, a_strides = (*spatial[:-1], spatial[-1] * channels), (*a_strides[:-2], 1)
+        k, a_strides = (*spatial[:-1], spatial[-1] * k[-1]), (*a_strides[:-2], products)
     m = node.types[0].shape[:-1]
 
     def position(batch: Index, mm: Index) -> list[Expr]:
@@ -222,7 +236,7 @@ def _conv(node: Node) -> Contraction:
     return Contraction(
         x, packed, batch, m, n, k, a_strides, lambda b, mm: linear(position(b, mm), strides), index,
         channels if dense else None, lambda b: linear(b, b_strides[:-3]),
-        lambda b, c: c + b[0] * size_expr(n) if b else c, False,
+        lambda b, c: c + b[0] * size_expr(n) if b else c, False, products,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 A convolution becomes channels last with its padding as an explicit `pad` (but depthwise, which skips padding itself); the second
 operand of every contraction is packed into panels as wide as the register tile.  Weights fold; activations are packed by a kernel.
+Contractions of bytes take the form that `dots.py` describes.
 A contraction whose best schedule is known (`schedule.py`) names it in its attribute `tile`; the others compute with the best guess.
 """
 
@@ -21,6 +22,7 @@ from ...ir.types import DType
 from ..target import Target
 from .contraction import tile_for
 from .depthwise import is_depthwise
+from .dots import as_dots, is_dots
 from .schedule import Schedules, signature
 from .winograd import winograd_tile_for
 from .winograd_choice import winograd_tile
@@ -30,10 +32,10 @@ def legalize(graph: Graph, target: Target, schedules: Schedules = MappingProxyTy
     """The graph with contractions as the templates want them, by these schedules where there is one; sub-graphs too."""
 
     def rule(node: Node, inputs: tuple[Value, ...]) -> Value | tuple[Value, ...] | None:
-        if node.op == "conv":
-            return _conv(node, inputs, target, schedules)
-        if node.op == "matmul":
-            return _matmul(node, inputs, target, schedules)
+        if op_def(node.op).kind == "contraction":
+            node, extra = as_dots(node, inputs, target)
+            result = (_conv if node.op == "conv" else _matmul)(node, node.inputs, target, schedules)
+            return result if extra is None else apply("sub", result, extra, loc=node.loc)
         if any(isinstance(a, Graph) for a in node.attrs.values()):
             attrs = {k: legalize(a, target, schedules) if isinstance(a, Graph) else a for k, a in node.attrs.items()}
             if any(attrs[k] is not a for k, a in node.attrs.items()):
@@ -55,7 +57,7 @@ def _matmul(node: Node, inputs: tuple[Value, ...], target: Target, schedules: Sc
     a, b = inputs
     stored = _stored(b)
     node = _scheduled(node, stored.dtype, schedules)
-    panels = _packed(stored, b.dtype, tile_for(node, target).width, node.loc)
+    panels = _packed(stored, b.dtype, tile_for(node, target).width, is_dots(node, target), node.loc)
     return Node("matmul", (a, panels), node.attrs, node.types, node.loc).outputs[0]
 
 
@@ -70,8 +72,11 @@ def _stored(matrix: Value) -> Value:
     return const_value(matrix.array.astype(wide.np), matrix.node.loc) if matrix.is_const and wide is not matrix.dtype else matrix
 
 
-def _packed(stored: Value, dtype: DType, width: int, loc: str) -> Value:
-    """[..., k, n] packed, and read back as `dtype`."""
+def _packed(stored: Value, dtype: DType, width: int, dots: bool, loc: str) -> Value:
+    """[..., k, n] packed, for `dot4` or not, and read back as `dtype`."""
+    if dots:
+        *_, rows, columns = stored.shape
+        return apply("unpack_dots", _folded("pack_dots", stored, loc, width=width), rows=rows, columns=columns, loc=loc)
     panels = _folded("pack_panels", stored, loc, width=width)
     unpacked = apply("unpack_panels", panels, columns=stored.shape[-1], loc=loc)
     return unpacked if unpacked.dtype is dtype else apply("cast", unpacked, to=dtype, loc=loc)
@@ -92,7 +97,7 @@ def _conv(node: Node, inputs: tuple[Value, ...], target: Target, schedules: Sche
         w = apply("unpack_taps", _folded("pack_taps", w, loc), loc=loc)
     elif points:
         at_points = const_value(winograd_kernels(w.array, points), loc)
-        panels = _packed(at_points, w.dtype, winograd_tile_for(node, target, points).width, loc)
+        panels = _packed(at_points, w.dtype, winograd_tile_for(node, target, points).width, False, loc)
         w = apply("unpack_winograd", panels, tile=points, loc=loc)
     else:
         if any(p != (0, 0) for p in attrs["pads"]):
@@ -107,10 +112,10 @@ def _conv(node: Node, inputs: tuple[Value, ...], target: Target, schedules: Sche
 
 def _folded(op: str, x: Value, loc: str, **attrs: Any) -> Value:
     """An index op applied now where the operand is constant."""
-    reference = op_def(op).reference
+    reference, result = op_def(op).reference, apply(op, x, loc=loc, **attrs)
     if x.is_const and reference is not None:
-        return const_value(np.ascontiguousarray(reference(x.array, **attrs)), loc, x.dtype)
-    return apply(op, x, loc=loc, **attrs)
+        return const_value(np.ascontiguousarray(reference(x.array, **attrs)), loc, result.dtype)
+    return result
 
 
 def _packed_weights(w: Value, node: Node, target: Target) -> Value:
@@ -126,7 +131,7 @@ def _packed_weights(w: Value, node: Node, target: Target) -> Value:
         depth = depth * k
     shape = (groups, depth, per_group) if groups > 1 else (depth, per_group)
     stored = _stored(_folded("reshape", taps_first, loc, shape=shape))
-    matrix = _packed(stored, w.dtype, tile_for(node, target).width, loc)
+    matrix = _packed(stored, w.dtype, tile_for(node, target).width, is_dots(node, target), loc)
     back = apply("reshape", matrix, shape=(groups, *kernel, i, per_group), loc=loc)
     ordered = apply("transpose", back, perm=(0, spatial + 2, spatial + 1, *range(1, 1 + spatial)), loc=loc)
     return apply("reshape", ordered, shape=w.shape, loc=loc)

@@ -1,6 +1,8 @@
 """The micro-kernel of every matrix product: a tile of sums in registers, each one chain of multiply-adds over k, in order of k.
 
 for k: for row q: for vector j: acc[q, j] = fma(a[rows[q] + moves . k], b[start + k * width + j * lanes ...], acc[q, j])
+
+Where the panels hold words of four bytes each, a step takes four neighbours of every row, and `dot4` is the multiply-add.
 """
 
 from __future__ import annotations
@@ -9,8 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import TypeGuard
 
 from ...ir.dims import Dim
-from ...ir.loops import Buf, Expr, For, Load, Names, Reread, Stmt, Store, size_expr
+from ...ir.loops import Buf, Expr, For, Load, Names, Reread, Stmt, Store, Word, size_expr
 from ...ir.scalar import LOOPS
+from ...ir.types import i32, u8
 from .access import linear, strides_of
 from .contraction import Tile
 from .kernel import const, loops
@@ -47,20 +50,21 @@ def multiply_add(
     innermost loop stand in a row, after `hints`.  length: how many steps of it there are, if not all.
     """
     dtype, k_strides, size = acc.dtype, strides_of(k), k[-1] if length is None else length
+    words = panels.dtype is i32 and a.dtype is u8
 
     def step(at_k: tuple[Expr, ...]) -> list[Stmt]:
         a_offset = linear(at_k, moves)
         b_offset = start + linear(at_k, k_strides) * tile.width
         result: list[Stmt] = []
         for q, row in enumerate(rows):
-            x = LOOPS.cast(Load(a, row + a_offset), dtype)
+            x = Word(a, row + a_offset) if words else LOOPS.cast(Load(a, row + a_offset), dtype)
             for j in range(vectors):
                 v = names.var("v")
                 in_panel, column = divmod(j, tile.vectors)
                 b = LOOPS.cast(Load(panels, b_offset + panel_size * in_panel + column * tile.lanes + v), dtype)
                 at = const((q * vectors + j) * tile.lanes) + v
                 old = Load(acc, at)
-                total = LOOPS.fma(x, b, old) if dtype.is_float else old + x * b
+                total = LOOPS.dot4(x, b, old) if words else LOOPS.fma(x, b, old) if dtype.is_float else old + x * b
                 result.append(For(v, const(tile.lanes), (Store(acc, at, total),), "vector"))
         return result
 

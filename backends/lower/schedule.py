@@ -20,7 +20,7 @@ from ...ir.graph import Graph, Node, Value, input_value
 from ...ir.scalar import compute_dtype
 from ...ir.types import DType, TensorType
 from ..target import Target
-from .contraction import contraction_of, packed_operand, tiles
+from .contraction import contraction_of, tiles, unpacking
 from .winograd import winograd_tiles
 
 MOST_ROWS, MOST_VECTORS = 64, 8  # of a schedule that somebody wrote: no target has registers for more
@@ -81,7 +81,7 @@ def signature(node: Node, packed: DType, winograd: int | None = None) -> str:
 def signature_of(body: Graph) -> str:
     """The signature of a kernel's one contraction."""
     node = contraction_of(body)
-    return signature(node, packed_operand(node.inputs[1]).dtype, _winograd(node))
+    return signature(node, unpacking(node.inputs[1]).types[0].dtype, _winograd(node))
 
 
 def _winograd(node: Node) -> int | None:
@@ -98,8 +98,8 @@ def candidates(node: Node, target: Target) -> list[Schedule]:
 def with_schedule(body: Graph, schedule: Schedule, target: Target) -> Graph:
     """A kernel by another schedule: its packed operand comes in panels as wide as the tile."""
     node = contraction_of(body)
-    packed = packed_operand(node.inputs[1])
-    (unpack,) = body.users[packed.node]
+    unpack = unpacking(node.inputs[1])
+    (packed,) = unpack.inputs
     width = schedule.vectors * target.lanes(max(32, compute_dtype(node.types[0].dtype).bits))
     *batch, _, depth, _ = packed.shape
     panels = packed.type.with_shape((*batch, ceildiv(unpack.types[0].shape[-1], width), depth, width))

@@ -43,7 +43,7 @@ from ...ir.scalar import LOOPS
 from ...ir.types import f32
 from ..target import Target
 from .access import Access, Index, linear, strides_of, unravel
-from .contraction import Tile, contraction_of, epilogue, packed_operand
+from .contraction import Tile, contraction_of, epilogue, unpacking
 from .kernel import const, function, parameters, spread
 from .micro import UNROLL_K, Hints, multiply_add
 
@@ -112,7 +112,7 @@ class _Winograd:
         self.body, self.node = body, node
         self.names, self.params = Names(), parameters(body)
         buffers = dict(zip(body.inputs, self.params.inputs, strict=True))
-        packed = packed_operand(node.inputs[1])
+        (packed,) = unpacking(node.inputs[1]).inputs
         self.x, self.panels = buffers[node.inputs[0]], buffers[packed]
         self.m: int = node.inputs[1].node.attrs["tile"]
         self.side = self.m + 2

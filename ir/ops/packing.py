@@ -1,5 +1,6 @@
 """Packed operands of contractions: columns in panels of a fixed width, so that a micro-kernel reads one panel straight through.
 
+Bytes of four neighbouring rows form a word where the micro-kernel sums four products at a time (`dot4`).
 They are index ops like any other: packing a constant is folding it, and a kernel that reads packed weights says so in its body.
 """
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from ..dims import Dim, ceildiv
 from ..errors import ShapeError
-from ..types import TensorType
+from ..types import TensorType, i8, i32
 from .registry import Quant, Sample, Types, index
 
 
@@ -71,6 +72,71 @@ def unpack_panels(s: Any, i: Any, p: Any, *, types: Types, out: TensorType, colu
     width = types[0].shape[-1]
     *batch, row, column = i
     return p[(*batch, column // width, row, column % width)]
+
+
+def _infer_pack_dots(types: Types, *, width: int) -> Types:
+    (t,) = types
+    if t.rank < 2 or t.dtype is not i8:
+        raise ShapeError(f"needs a matrix of i8, got {t}")
+    *batch, k, n = t.shape
+    return (TensorType(i32, (*batch, ceildiv(n, width), ceildiv(k, 4), width)),)
+
+
+def _pack_dots_samples(rng: np.random.Generator) -> Iterable[Sample]:
+    for shape in ((5, 37), (2, 3, 32), (8, 16)):
+        yield Sample((rng.integers(-128, 128, shape).astype(np.int8),), {"width": 16})
+
+
+def _pack_dots_reference(x: np.ndarray, width: int) -> np.ndarray:
+    *batch, k, n = x.shape
+    panels, words = -(-n // width), -(-k // 4)
+    padded = np.zeros((*batch, words * 4, panels * width), x.dtype)
+    padded[..., :k, :n] = x
+    parts = padded.reshape(*batch, words, 4, panels, width)
+    return np.ascontiguousarray(np.moveaxis(parts, (-2, -3), (-4, -1))).view("<i4")[..., 0]
+
+
+@index(infer=_infer_pack_dots, reference=_pack_dots_reference, samples=_pack_dots_samples, quant=Quant.EXACT)
+def pack_dots(s: Any, i: Any, x: Any, *, types: Types, out: TensorType, width: int) -> Any:
+    """i8 [..., k, n] -> i32 [..., ceil(n / width), ceil(k / 4), width]: byte q of word j is row 4 * j + q, zero where there is none."""
+    *batch, panel, word, lane = i
+    column = panel * width + lane
+    total = None
+    for q in range(4):
+        row = word * 4 + q
+        byte = s.cast(x.at((*batch, row, column), where=(row < x.shape[-2]) & (column < x.shape[-1]), other=0), i32) & 255
+        total = byte if total is None else total | (byte << 8 * q)
+    return total
+
+
+def _infer_unpack_dots(types: Types, *, rows: Dim, columns: Dim) -> Types:
+    (t,) = types
+    if t.dtype is not i32:
+        raise ShapeError(f"needs words of i32, got {t}")
+    *batch, panels, words, width = t.shape
+    if panels != ceildiv(columns, width) or words != ceildiv(rows, 4):
+        raise ShapeError(f"{rows} rows and {columns} columns do not fill {panels} panels of {words} words and {width} columns")
+    return (TensorType(i8, (*batch, rows, columns)),)
+
+
+def _unpack_dots_samples(rng: np.random.Generator) -> Iterable[Sample]:
+    for shape, rows, columns in (((3, 2, 16), 5, 37), ((2, 1, 1, 32), 4, 32)):
+        yield Sample((rng.integers(-(1 << 31), 1 << 31, shape).astype(np.int32),), {"rows": rows, "columns": columns})
+
+
+def _unpack_dots_reference(p: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    *batch, panels, words, width = p.shape
+    parts = np.ascontiguousarray(p, "<i4")[..., None].view(np.int8)  # [..., panels, words, width, 4]
+    return np.moveaxis(parts, (-4, -1), (-2, -3)).reshape(*batch, words * 4, panels * width)[..., :rows, :columns]
+
+
+@index(infer=_infer_unpack_dots, reference=_unpack_dots_reference, samples=_unpack_dots_samples, quant=Quant.EXACT)
+def unpack_dots(s: Any, i: Any, p: Any, *, types: Types, out: TensorType, rows: Any, columns: Any) -> Any:
+    """The inverse of `pack_dots`: i32 [..., panels, words, width] -> i8 [..., rows, columns]."""
+    width = types[0].shape[-1]
+    *batch, row, column = i
+    word = p[(*batch, column // width, row // 4, column % width)]
+    return s.cast(word >> s.cast(row % 4 * 8, i32), i8)
 
 
 def _infer_pack_taps(types: Types) -> Types:

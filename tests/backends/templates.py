@@ -10,6 +10,7 @@ import numpy as np
 import octavo
 from octavo import ops
 from octavo.ir.graph import Graph, Value, const_value, input_value
+from octavo.ir.types import dtype_of
 
 Function = Callable[..., Any]
 
@@ -56,6 +57,9 @@ def templates() -> Iterator[Template]:
     yield Template("matmul_f64", lambda x: ops.matmul(x, weight(70, 61, dtype="f64")), ((40, 70),), "f64")
     yield Template("matmul_f16", lambda x: ops.matmul(x, weight(70, 61, dtype="f16")), ((40, 70),), "f16")
     yield Template("matmul_i8", lambda x: ops.matmul(x, weight(75, 61, dtype="i8")), ((40, 75),), "i8")
+    yield Template("matmul_u8", lambda x: requantized(ops.matmul(x, weight(72, 61, dtype="i8"))), ((40, 72),), "u8")
+    yield Template("matmul_u8_padded", lambda x: ops.matmul(x, weight(75, 61, dtype="i8")), ((40, 75),), "u8")
+    yield Template("matmul_u8_deep", lambda x: requantized(ops.matmul(x, weight(4096, 33, dtype="i8"))), ((41, 4096),), "u8")
     yield Template("matmul_rows", lambda x: ops.matmul(x, weight(300, 517)), ((300,),))
     yield Template("matmul_deep", lambda x: ops.matmul(x, weight(1536, 67)), ((5, 1536),))
     yield Template("matmul_deep_wide", lambda x: ops.matmul(x, weight(1024, 301)), ((40, 1024),))
@@ -75,6 +79,15 @@ def templates() -> Iterator[Template]:
     yield Template("conv_dilated", lambda x: ops.conv(x, weight(17, 5, 3, 3), **conv(pad=2, dilation=2)), ((5, 17, 15),))
     yield Template("conv_depthwise", lambda x: ops.silu(ops.conv(x, weight(37, 1, 3, 3), **conv(groups=37))), ((37, 15, 13),))
     yield Template("conv_depthwise_strided", lambda x: ops.conv(x, weight(37, 1, 5, 5), **conv(2, 2, groups=37)), ((37, 15, 13),))
+    yield Template("conv_u8", lambda x: requantized(ops.conv(x, weight(37, 19, 3, 2, dtype="i8"), **conv())), ((19, 15, 13),), "u8")
+    yield Template("conv_i8_strided", lambda x: ops.conv(x, weight(33, 3, 7, 7, dtype="i8"), **conv(2, 3)), ((3, 31, 29),), "i8")
+    yield Template("conv_u8_grouped", lambda x: ops.conv(x, weight(24, 8, 3, 3, dtype="i8"), **conv(groups=3)), ((24, 13, 11),), "u8")
+    yield Template(
+        "conv_u8_depthwise",
+        lambda x: requantized(ops.conv(x, weight(37, 1, 3, 3, dtype="i8"), **conv(groups=37))),
+        ((37, 15, 13),),
+        "u8",
+    )
     yield Template("conv_transpose", transposed, ((19, 9, 11),))
     yield Template("conv_1d", lambda x: ops.conv(x, weight(33, 19, 5), strides=(1,), pads=((2, 2),), dilations=(1,)), ((19, 301),))
     yield Template("lstm", recurrent, ((20, 21),))
@@ -86,6 +99,12 @@ def templates() -> Iterator[Template]:
 def weight(*shape: int, dtype: str = "f32") -> Value:
     """A constant operand, the same each time."""
     return const_value(_random(np.random.default_rng(shape), dtype, shape))
+
+
+def requantized(sums: Value) -> Value:
+    """Bytes of i32 sums, as quantized models store them."""
+    scaled = ops.relu(ops.cast(sums, to=dtype_of("f32")) * 0.00721)
+    return ops.quantize(scaled, const_value(np.float32(1)), const_value(np.uint8(7)), to=dtype_of("u8"))
 
 
 def pool(kernel: int, stride: int) -> dict[str, Any]:
@@ -116,6 +135,6 @@ def recurrent(x: Value) -> tuple[Value, ...]:
 
 
 def _random(rng: np.random.Generator, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-    if dtype == "i8":
-        return rng.integers(-128, 128, shape).astype(np.int8)
+    if dtype in ("i8", "u8"):
+        return rng.integers(-128, 128, shape).astype(np.int8).view(dtype_of(dtype).np)
     return rng.standard_normal(shape).astype({"f16": np.float16, "f32": np.float32, "f64": np.float64}[dtype])

@@ -26,7 +26,8 @@ from octavo.tests.backends.guarded import SIDES, Guard, run_guarded
 from octavo.tests.backends.templates import templates
 from octavo.tests.fuzz.isolate import Crash, each
 
-LEVELS = [t.name for t in runnable() if not t.name.endswith("vnni")]
+ALL_LEVELS = [t.name for t in runnable()]
+LEVELS = [name for name in ALL_LEVELS if not name.endswith("vnni")]  # which differs in contractions of bytes only
 TEMPLATES = {t.name: t for t in templates()}
 DTYPES = ("f32", "f16", "f64", "bf16", "i8", "u8", "i32", "i64", "bool")
 LENGTHS = (0, 1, 3, 7, 8, 9, 15, 16, 17, 33, 65)
@@ -61,13 +62,13 @@ def test_a_byte_outside_kills_the_process():
     assert "SIGSEGV" in results[-1].reason
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", ALL_LEVELS)
 def test_templates(level: str):
     def run(name: str) -> str:
         model = octavo.compile(TEMPLATES[name].graph(), target=level, threads=1)
         return compare(model, TEMPLATES[name].arrays(1)) or compare(model, TEMPLATES[name].arrays(3))
 
-    survives(run, list(TEMPLATES))
+    survives(run, [name for name, t in TEMPLATES.items() if level in LEVELS or t.dtype in ("u8", "i8")])
 
 
 @pytest.mark.skipif("x86-64-v3" not in LEVELS, reason="this processor has no AVX2")

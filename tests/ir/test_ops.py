@@ -70,6 +70,7 @@ KNOWN_AXES = {
     "scatter_nd": (-1,),
     "nms": (-1,),
     "unpack_panels": (-3, -1),
+    "unpack_dots": (-3, -2, -1),
     "unpack_winograd": (-3,),
 }
 

@@ -83,6 +83,10 @@ CASES = {
         %m = matmul(%x, %p)
         %y = cast(%m, to=f32)
     }""",
+    "contract_bytes": """graph g(%x: u8[1,8]) -> (%y) {
+        %m = matmul(%x, const<i8[8,2] [1,-2,3,-4,5,-6,7,-8,9,-10,11,-12,13,-14,15,-16]>)
+        %y = cast(%m, to=f32)
+    }""",
     "convolution": f"""graph g(%x: f32[1,1,4,2], %w: f32[8,2,1,3]) -> (%y) {{
         %y = conv(%x, %w, {CONV})
     }}""",

@@ -117,6 +117,51 @@ def test_winograd_weights_are_packed_position_by_position_and_padding_stays():
     ]
 
 
+BYTES = "const<i8[3,2] [1,-2,3,-4,127,-128]>"
+
+
+def test_bytes_are_packed_in_words_of_four_rows():
+    graph = legal(f"graph g(%x: u8[n,3]) -> (%y) {{\n%y = matmul(%x, {BYTES})\n}}")
+    assert shape_of(graph) == ["input u8[n,3]", "pad u8[n,4]", "const i32[1,1,8]", "unpack_dots i8[4,2]", "matmul i32[n,2]"]
+    words = graph.nodes[2].outputs[0].array
+    assert words[0, 0].view(np.int8).reshape(-1, 4)[:2].tolist() == [[1, 3, 127, 0], [-2, -4, -128, 0]]
+
+
+def test_signed_activations_become_unsigned_and_the_difference_is_subtracted():
+    graph = legal(f"graph g(%x: i8[b,n,3]) -> (%y) {{\n%y = matmul(%x, {BYTES})\n}}")
+    assert [n.op for n in graph.nodes if n.op not in ("input", "const")] == ["bitcast", "xor", "pad", "unpack_dots", "matmul", "sub"]
+    assert graph.outputs[0].node.inputs[1].array.tolist() == [128 * (1 + 3 + 127), 128 * (-2 - 4 - 128)]
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@pytest.mark.parametrize("dtype", ["u8", "i8"])
+def test_one_pad_is_for_space_and_channels_of_bytes(dtype: str, layout: str):
+    w = f"const<i8[3,2,1,2] [{','.join(map(str, range(-6, 6)))}]>"
+    shape = "[n,2,4,5]" if layout == "channels_first" else "[n,4,5,2]"
+    graph = legal(f'graph g(%x: {dtype}{shape}) -> (%y) {{\n%y = conv(%x, {w}, {CONV}, layout="{layout}")\n}}')
+    (pad,) = (n for n in graph.nodes if n.op == "pad")
+    assert pad.attrs["value"] == (128 if dtype == "i8" else 0)
+    assert "conv i32[n,5,6,3]" in shape_of(graph)
+    assert sum(n.op == "unpack_dots" for n in graph.nodes) == 1
+
+
+@pytest.mark.parametrize(
+    ("activations", "weights", "target"),
+    [("u8", "%w", V3), ("u8", f"cast({BYTES}, to=u8)", V3), ("u8", BYTES, find_target("sm_80")), ("i32", f"cast({BYTES}, to=i32)", V3)],
+)
+def test_other_integers_are_multiplied_one_by_one(activations: str, weights: str, target):
+    constant = weights if weights.startswith("const") else "%w" if weights == "%w" else "%c"
+    first = f"%c = {weights}\n" if constant == "%c" else ""
+    graph = legal(f"graph g(%x: {activations}[n,3], %w: i8[3,2]) -> (%y, %w) {{\n{first}%y = matmul(%x, {constant})\n}}", target)
+    assert "unpack_dots" not in {n.op for n in graph.nodes}
+
+
+def test_channels_of_groups_that_four_does_not_divide_are_multiplied_one_by_one():
+    w = f"const<i8[6,2,1,2] [{','.join(map(str, range(24)))}]>"
+    graph = legal(f"graph g(%x: u8[n,4,4,5]) -> (%y) {{\n%y = conv(%x, {w}, {CONV}, groups=2)\n}}")
+    assert "unpack_dots" not in {n.op for n in graph.nodes}
+
+
 def test_a_channel_multiplier_makes_groups_of_it():
     graph = legal(f"graph g(%x: f32[n,3,4,5]) -> (%y) {{\n%y = conv(%x, {weights(6, 1, 1, 2)}, {CONV}, groups=3)\n}}")
     assert "unpack_panels f32[3,2,2]" in shape_of(graph)

@@ -23,6 +23,8 @@ UNSAYABLE = {  # ops that ONNX at opset 21 has no way to write
     "unique": "a padded result with a count",
     "pack_panels": "a layout of the CPU backend",
     "unpack_panels": "a layout of the CPU backend",
+    "pack_dots": "a layout of the CPU backend",
+    "unpack_dots": "a layout of the CPU backend",
     "pack_taps": "a layout of the CPU backend",
     "unpack_taps": "a layout of the CPU backend",
     "unpack_winograd": "a layout of the CPU backend",

@@ -1,0 +1,77 @@
+"""Contractions of bytes give what NumPy sums in 64 bits, at every level that this processor runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import octavo
+import pytest
+from octavo import ops
+from octavo.backends.lower.legalize import legalize
+from octavo.backends.target import find_target, runnable
+from octavo.ir.evaluate import evaluate
+from octavo.ir.graph import Graph, const_value, input_value
+
+LEVELS = [t.name for t in runnable()]
+
+
+def bytes_of(dtype: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Mostly the extremes, of either sign."""
+    low, high = (0, 255) if dtype == "u8" else (-128, 127)
+    rng = np.random.default_rng(seed)
+    return rng.choice([low, high, high, rng.integers(low, high)], shape).astype(np.uint8 if dtype == "u8" else np.int8)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", ["u8", "i8"])
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ((1, 4), (4, 1)),
+        ((1, 2048), (2048, 70)),
+        ((37, 131), (131, 67)),
+        ((29, 64), (64, 128)),
+        ((11, 6144), (6144, 48)),
+        ((2, 5, 40), (40, 33)),
+        ((2, 5, 41), (2, 41, 33)),
+    ],
+)
+def test_matmul(level: str, dtype: str, a: tuple[int, ...], b: tuple[int, ...]):
+    x, w = bytes_of(dtype, a, 1), bytes_of("i8", b, 2)
+    value = input_value("x", octavo.spec(dtype, a))
+    model = octavo.compile(Graph("g", (value,), (ops.matmul(value, const_value(w)),)), target=level, threads=1)
+    np.testing.assert_array_equal(model(x), (x.astype(np.int64) @ w.astype(np.int64)).astype(np.int32))
+
+
+CONVS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
+    "plain": ((2, 9, 11, 8), (21, 8, 3, 3), {}),
+    "pointwise": ((1, 7, 7, 64), (70, 64, 1, 1), {"pads": ((0, 0), (0, 0))}),
+    "few_channels": ((1, 19, 17, 3), (16, 3, 5, 5), {"strides": (2, 2), "pads": ((2, 2), (1, 3))}),
+    "dilated": ((1, 13, 12, 5), (9, 5, 3, 3), {"dilations": (2, 3), "pads": ((2, 2), (3, 3))}),
+    "grouped": ((1, 8, 9, 24), (33, 8, 3, 3), {"groups": 3}),
+    "odd_groups": ((1, 8, 9, 9), (6, 3, 3, 3), {"groups": 3}),
+    "depthwise": ((1, 9, 14, 37), (37, 1, 3, 3), {"groups": 37}),
+    "depthwise_many_taps": ((1, 23, 21, 18), (18, 1, 19, 19), {"groups": 18, "pads": ((9, 9), (9, 9))}),
+}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", ["u8", "i8"])
+@pytest.mark.parametrize("name", CONVS)
+def test_conv(level: str, dtype: str, name: str):
+    shape, weights, attrs = CONVS[name]
+    square = {"strides": (1, 1), "pads": ((1, 1), (1, 1)), "dilations": (1, 1), "layout": "channels_last"}
+    value = input_value("x", octavo.spec(dtype, ("n", *shape[1:])))
+    graph = Graph("g", (value,), (ops.conv(value, const_value(bytes_of("i8", weights, 3)), **square | attrs),))
+    x = bytes_of(dtype, shape, 4)
+    np.testing.assert_array_equal(octavo.compile(graph, target=level, threads=1)(x), evaluate(graph, {"x": x})[0])
+
+
+def test_winograd_is_for_floats():
+    x = input_value("x", octavo.spec("u8", (1, 8, 8, 32)))
+    w = const_value(bytes_of("i8", (32, 32, 3, 3), 5))
+    y = ops.conv(x, w, strides=(1, 1), pads=((1, 1), (1, 1)), dilations=(1, 1), layout="channels_last")
+    names = {n.op for n in legalize(Graph("g", (x,), (y,)), find_target("x86-64-v4-vnni")).nodes}
+    assert "unpack_dots" in names
+    assert "unpack_winograd" not in names
