@@ -1,7 +1,7 @@
 """Quantization: QuantizeLinear and DequantizeLinear per tensor, axis or block, and the operators on quantized tensors.
 
-Integer products run on the 8-bit operands as they are; zero points become corrections of the i32 result, exact in wrapping
-arithmetic: (a - za)(b - zb) = ab - za*sum(b) - zb*sum(a) + k*za*zb.
+Integer products run on the 8-bit operands, constant weights made signed and activations unsigned; zero points become corrections of
+the i32 result, exact in wrapping arithmetic: (a - za)(b - zb) = ab - za*sum(b) - zb*sum(a) + k*za*zb.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from ...ir.dims import Dim
 from ...ir.errors import ModelError, ShapeError, UnsupportedOp
 from ...ir.graph import Value
-from ...ir.types import DType, f32, i32, u8
+from ...ir.types import DType, f32, i8, i32, u8
 from .files import element_type
 from .ops_nn import Pads, conv_attributes
 from .registry import Operand, Site, Tensor, onnx_op
@@ -88,8 +88,32 @@ def is_zero(n: Site, zero: Operand) -> bool:
     return array is not None and not np.any(array)
 
 
+def signed_weights(n: Site, w: Tensor, zero: Operand, axis: int) -> tuple[Tensor, Operand]:
+    """Constant weights as i8 about 0, which is what contractions are fast with, if they fit; others as they are."""
+    array, offset = n.constant(w), n.constant(zero) if zero is not None else np.zeros(1, np.int64)
+    if array is None or offset is None or offset.ndim > 1 or (array.dtype == np.int8 and not offset.any()):
+        return w, zero
+    shape = [-1 if k == axis and offset.size > 1 else 1 for k in range(w.rank)]
+    centred = array.astype(np.int64) - offset.astype(np.int64).reshape(shape)
+    if centred.size == 0 or centred.min() < i8.min or centred.max() > i8.max:
+        return w, zero
+    return Tensor(n.const(centred, i8)), None
+
+
+def unsigned_activations(n: Site, x: Tensor, zero: Operand) -> tuple[Tensor, Operand]:
+    """i8 activations as u8, 128 more, if their zero point is one constant; others as they are."""
+    array = n.constant(zero) if zero is not None else np.zeros((), np.int64)
+    if x.dtype is not i8 or array is None or array.size != 1:
+        return x, zero
+    bits = n.apply("xor", n.apply("bitcast", x, to=u8), n.const(128, u8))
+    return Tensor(bits), Tensor(n.const(array.astype(np.int64).reshape(()) + 128, u8))
+
+
 def integer_matmul(n: Site, a: Tensor, b: Tensor, a_zero: Operand, b_zero: Operand) -> Value:
     """The i32 product of quantized matrices less their zero points (one number, one per row of a, or one per column of b)."""
+    b, b_zero = signed_weights(n, b, b_zero, b.rank - 1)
+    if b.value.is_const:
+        a, a_zero = unsigned_activations(n, a, a_zero)
     x, y = a.value, b.value
     row, column = x.type.rank == 1, y.type.rank == 1
     x = n.reshape(x, (1, *x.shape)) if row else x
@@ -131,6 +155,9 @@ def matmul_integer(n: Site, a: Tensor, b: Tensor, a_zero: Operand = None, b_zero
 
 def integer_conv(n: Site, x: Tensor, w: Tensor, x_zero: Operand, w_zero: Operand) -> Value:
     """The i32 convolution of quantized operands less their zero points; what lies outside x counts as its zero point."""
+    w, w_zero = signed_weights(n, w, w_zero, 0)
+    if w.value.is_const:
+        x, x_zero = unsigned_activations(n, x, x_zero)
     attrs = conv_attributes(n, x, w)
     zero = n.constant(x_zero) if x_zero is not None else np.zeros(1, np.uint8)
     if zero is not None and zero.size == 1 and is_zero(n, w_zero):

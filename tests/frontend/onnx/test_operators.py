@@ -9,6 +9,7 @@ import onnx
 import pytest
 from octavo.frontend.onnx import import_model
 from octavo.ir.errors import UnsupportedOp
+from octavo.passes.pipeline import optimize
 from onnx import TensorProto, helper
 
 from .models import imported, model, onnxruntime_run, ops, run
@@ -209,6 +210,30 @@ def test_quantized_matmul() -> None:
         <float sa = {0.02}, uint8 za = {130}, float sb = {0.01}, uint8 zb = {60}, float sy = {0.05}, uint8 zy = {120}>
         { y = QLinearMatMul(a, sa, za, b, sb, zb, sy, zy) }"""
     same_as_onnxruntime(graph, {"a": numbers(4, 6, dtype=np.uint8), "b": numbers(6, 3, dtype=np.uint8)})
+
+
+INTEGERS = {
+    "QLinearConv of signed activations": """(int8[1,2,5,5] x) => (int8[1,3,5,5] y)
+        <float sx = {0.02}, int8 zx = {-30}, float sw = {0.01}, int8 zw = {0}, float sy = {0.05}, int8 zy = {20}, int8[3,2,1,1] w =
+         {1, -20, 13, 12, 55, -99}> { y = QLinearConv<pads=[0,0,0,0]>(x, sx, zx, w, sw, zw, sy, zy) }""",
+    "ConvInteger with padding": """(uint8[1,2,5,5] x) => (int32[1,1,5,5] y)
+        <uint8 zx = {130}, uint8 zw = {120}, uint8[1,2,3,3] w =
+         {1, 200, 130, 128, 247, 99, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14}> { y = ConvInteger<pads=[1,1,1,1]>(x, w, zx, zw) }""",
+    "MatMulInteger of unsigned weights": """(uint8[4,2] x) => (int32[4,3] y)
+        <uint8 zx = {113}, uint8 zw = {128}, uint8[2,3] w = {1, 200, 130, 128, 255, 99}> { y = MatMulInteger(x, w, zx, zw) }""",
+    "QLinearMatMul of signed activations": """(int8[4,2] x) => (int8[4,3] y)
+        <float sx = {0.02}, int8 zx = {-13}, float[3] sw = {0.01, 0.02, 0.03}, int8[3] zw = {0, 0, 0}, float sy = {0.05}, int8 zy = {2},
+         int8[2,3] w = {1, -20, 13, 12, 55, -99}> { y = QLinearMatMul(x, sx, zx, w, sw, zw, sy, zy) }""",
+}
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_products_with_constant_weights_are_of_unsigned_activations_and_signed_weights(name: str) -> None:
+    (product,) = (node for node in optimize(imported(INTEGERS[name])).nodes if node.op in ("conv", "matmul"))
+    assert [v.dtype.name for v in product.inputs] == ["u8", "i8"]
+    signed = "(int8" in INTEGERS[name]
+    shape = (1, 2, 5, 5) if "Conv" in name else (4, 2)
+    same_as_onnxruntime(INTEGERS[name], {"x": numbers(*shape, dtype=np.int8 if signed else np.uint8)})
 
 
 def test_dynamic_quantization() -> None:
