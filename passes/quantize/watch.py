@@ -41,6 +41,7 @@ def watch(graph: Graph) -> tuple[Graph, list[Watched]]:
     i32[] and its counts i32[BINS]; with a channel axis (`channel_axis`) the largest magnitudes f32[channels], and of results of conv
     and matmul the sums f64[channels].
     """
+    images = _images(graph)
     outputs: list[Value] = []
     shared: dict[Value, tuple[int, int, int, int]] = {}
 
@@ -52,7 +53,7 @@ def watch(graph: Graph) -> tuple[Graph, list[Watched]]:
     for v in observed(graph):
         source = _same_elements(v)
         if source not in shared:
-            low, high, exponent, bins = add(*_distribution(source))
+            low, high, exponent, bins = add(*_distribution(_flat(source, source in images)))
             shared[source] = low, high, exponent, bins
         axis = channel_axis(graph, v)
         maxima = sums = None
@@ -73,16 +74,31 @@ def _same_elements(v: Value) -> Value:
     return v
 
 
+def _images(graph: Graph) -> set[Value]:
+    """Values that will be computed channels last: results of convolutions, and what is made of them in their order."""
+    found: set[Value] = set()
+    for n in graph.nodes:
+        if n.op == "conv" or (n.op not in ("reshape", "transpose", "matmul") and any(v in found for v in n.inputs)):
+            found.update(v for v in n.outputs if v.type.rank > 2)
+    return found
+
+
+def _flat(x: Value, image: bool) -> Value:
+    """The elements of a value in one row, so that one kernel does for all sizes; those of images in the order that they will have."""
+    if image:
+        x = ops.transpose(x, perm=(0, *range(2, x.type.rank), 1))
+    return ops.reshape(x, shape=(x.type.size,))
+
+
 def _without(x: Value, infinity: float, other: float) -> Value:
     """x with a number in place of one of the infinities."""
     return ops.where(ops.eq(x, infinity), other, x)
 
 
 def _distribution(x: Value) -> Sequence[Value]:
-    """Least, greatest, exponent and counts of a value's histogram."""
-    axes = tuple(range(x.type.rank))
-    low = ops.reduce_min(_without(x, -math.inf, math.inf), axes=axes)
-    high = ops.reduce_max(_without(x, math.inf, -math.inf), axes=axes)
+    """Least, greatest, exponent and counts of the histogram of elements in a row."""
+    low = ops.reduce_min(_without(x, -math.inf, math.inf), axes=(0,))
+    high = ops.reduce_max(_without(x, math.inf, -math.inf), axes=(0,))
     bits = ops.bitcast(ops.max(ops.neg(low), high), to=i32)
     exponent = ops.max(ops.shr(bits, 23) - BIAS, LEAST_EXPONENT)
     scale = ops.bitcast(ops.shl(ops.sub(127 + LOG_HALF, exponent), 23), to=x.dtype)
