@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import octavo
 
 from ...compiler.calibrate import calibrate
 from ...compiler.driver import compile
 from ...compiler.progress import report
+from ...compiler.quantize import quantize
 from ...frontend.onnx.files import read_model
-from ...ir.errors import OctavoError
 from ..feeds import Feeds
 from .task import Run
 
@@ -50,9 +49,6 @@ def octavo_f32(onnx: Path, calibration: Sequence[Feeds], transformer: bool) -> R
 
 
 def octavo_int8(onnx: Path, calibration: Sequence[Feeds], transformer: bool) -> Run:
-    quantize = getattr(octavo, "quantize", None)
-    if quantize is None:
-        raise OctavoError("not available: this Octavo has no post-training quantization")
     return _octavo(quantize(onnx, calibrate(onnx, calibration, threads=1, progress=report)))
 
 

@@ -3,8 +3,8 @@
 A line has 2 to 5 words of a short list; one in five is a number, a price, a date or a code instead. It is rendered once:
 
 - easy: DejaVu Sans at 36 pixels, dark ink (20) on light paper (250), as the demonstration does.
-- hard: one of four typefaces at 16 to 25 pixels, ink and paper 60 to 180 grey levels apart and in one case of four exchanged, turned by
-  up to 1.5 degrees, blurred by up to 0.7 pixels, with noise of up to 14 levels (standard deviation).
+- hard: one of four typefaces at 11 to 18 pixels, ink and paper 60 to 180 grey levels apart and in one case of four exchanged, turned by
+  up to 1.5 degrees, blurred by up to 0.9 pixels, with noise of up to 22 levels (standard deviation).
 
 A page has rows of such lines, up to 12 words long, in one size, and a heading.
 """
@@ -61,16 +61,16 @@ def easy_line(rng: np.random.Generator) -> Line:
 
 def hard_line(rng: np.random.Generator) -> Line:
     text = make_text(rng)
-    font = typefaces()[TYPEFACES[rng.integers(len(TYPEFACES))]](int(rng.integers(16, 26)))
+    font = typefaces()[TYPEFACES[rng.integers(len(TYPEFACES))]](int(rng.integers(11, 19)))
     dark = int(rng.integers(0, 70))
     light = dark + int(rng.integers(60, 181))
     ink, paper = (light, dark) if rng.random() < 0.25 else (dark, light)
     picture = render_line(text, font, ink, paper)
     turn = Image.Resampling.BICUBIC
     picture = picture.rotate(float(rng.uniform(-1.5, 1.5)), turn, expand=True, fillcolor=(paper,) * 3)
-    picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0, 0.7))))
+    picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0, 0.9))))
     pixels = np.asarray(picture, np.float32)
-    pixels = pixels + rng.uniform(0, 14) * rng.standard_normal(pixels.shape[:2])[:, :, None]
+    pixels = pixels + rng.uniform(0, 22) * rng.standard_normal(pixels.shape[:2])[:, :, None]
     return Line(text, Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8)))
 
 

@@ -15,7 +15,7 @@ pytest.importorskip("PIL")
 from click.testing import CliRunner
 from octavo import OctavoError
 from octavo.benchmarks.accuracy import __main__ as command
-from octavo.benchmarks.accuracy import files, names, pitch, sentences, speech
+from octavo.benchmarks.accuracy import files, lines, names, pitch, sentences, speech
 from octavo.benchmarks.accuracy.contenders import CONTENDERS, OCTAVO_INT8, REFERENCE, Contender
 from octavo.benchmarks.accuracy.measure import Outcome, Row, measure
 from octavo.benchmarks.accuracy.metrics import (
@@ -42,6 +42,10 @@ def test_edit_distance(a: str, b: str, edits: int) -> None:
 
 def test_character_error_rate_is_edits_over_characters_written() -> None:
     assert character_error_rate(["abd", "efgh"], ["abc", "efg"]) == 2 / 6
+
+
+def test_spaces_do_not_count_in_lines() -> None:
+    assert lines._solid("March UF-7472 what") == lines._solid("MarchUF-7472what") == "MarchUF-7472what"
 
 
 def test_share_equal_wants_as_many_answers_as_questions() -> None:
