@@ -1,7 +1,8 @@
 """ppocrv4-rec: characters read wrong in rendered lines of text, easy and hard (`text.py` says how they are rendered).
 
 Edits over characters written, as CTC decoding reads them, spaces left out on both sides as PaddleOCR's own evaluation does: whether a
-narrow gap is a space turns on so little that int8 can seem better than f32. Half of the calibration lines are easy, half hard, from another seed.
+narrow gap is a space turns on so little that int8 can seem better than f32. Half of the calibration lines are easy, half hard, from
+another seed.
 """
 
 from __future__ import annotations
