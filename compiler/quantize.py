@@ -11,32 +11,39 @@ from ..ir.errors import QuantError
 from ..ir.graph import Graph
 from ..passes.quantize.profile import Profile
 from ..passes.quantize.quantize import quantize as quantized
+from ..passes.quantize.quantize import quantize_weights
 from .source import graph_of
 
 
 def quantize(
     model: Any,
-    profile: Profile | str | os.PathLike[str],
+    profile: Profile | str | os.PathLike[str] | None,
     *,
     method: str = "minmax",
     weights: str = "max",
+    smooth: float | None = None,
     exclude: Sequence[str] = (),
     dims: Mapping[str, int] | None = None,
     **options: Any,
 ) -> Graph:
     """A model with 8-bit weights and activations, by what calibration saw of its values.
 
-    model: anything that `octavo.compile` takes.  profile: of this model with the same dims, from `octavo.calibrate` or a file of it.
+    model: anything that `octavo.compile` takes.  profile: of this model with the same dims, from `octavo.calibrate` or a file of it;
+    None makes bytes of large weights of matmuls alone, which is what bounds these where rows are few, and leaves all else as it is.
     method: how the range of a value follows from its histogram: "minmax", "percentile" (percent=99.99), "entropy" or "mse".  weights:
-    scales that reach the largest weight of a channel ("max") or err least ("mse").  exclude: contractions that keep computing in
-    floats, each by its op ("matmul"), its place in the model ("/head/*", wildcards as in a shell) or the name of its result.
+    scales that reach the largest weight of a channel ("max") or err least ("mse").  smooth: how much of what is hard to quantize in
+    normalised values moves into the weights of the matmuls that read them (SmoothQuant), from 0 to 1; 0.5 where a transformer loses
+    too much otherwise.  exclude: contractions that keep computing in floats, each by its op ("matmul"), its place in the model
+    ("/head/*", wildcards as in a shell) or the name of its result.
 
     The result is a graph with quantize and dequantize: `octavo.compile` makes integer arithmetic of it, and it exports as QDQ ONNX.
     Raises QuantError for a profile of another graph, and where nothing can be quantized; OSError for a profile that cannot be read;
     and what `octavo.compile` raises for a model that it cannot take.
     """
+    if profile is None:
+        return quantize_weights(graph_of(model, dims), weights=weights, exclude=exclude)
     if isinstance(profile, str | os.PathLike):
         profile = Profile.load(Path(profile))
     if not isinstance(profile, Profile):
         raise QuantError(f"a profile is what octavo.calibrate returns, or the path of its file, not a {type(profile).__name__}")
-    return quantized(graph_of(model, dims), profile, method=method, weights=weights, exclude=exclude, **options)
+    return quantized(graph_of(model, dims), profile, method=method, weights=weights, smooth=smooth, exclude=exclude, **options)

@@ -21,7 +21,7 @@ from .terminal import Terminal
 
 @click.command("quantize")
 @click.argument("model", type=EXISTING)
-@click.argument("profile", type=EXISTING, metavar="MODEL.qprof")
+@click.argument("profile", type=EXISTING, metavar="[MODEL.qprof]", required=False)
 @click.option("--output", "-o", type=click.Path(path_type=Path, dir_okay=False), required=True, metavar="OUT.onnx", help="The model.")
 @click.option(
     "--method",
@@ -39,6 +39,12 @@ from .terminal import Terminal
     help="Scales that reach the largest weight of a channel, or those with the least error.",
 )
 @click.option(
+    "--smooth",
+    type=click.FloatRange(0, 1),
+    help="How much of what is hard to quantize in normalised values moves into weights (SmoothQuant); for transformers, such as 0.5.",
+)
+@click.option("--weights-only", is_flag=True, help="Make bytes of large weights of matmuls, without a profile, and of nothing else.")
+@click.option(
     "--exclude",
     multiple=True,
     metavar="PATTERN",
@@ -50,11 +56,13 @@ from .terminal import Terminal
 def command(
     terminal: Terminal,
     model: Path,
-    profile: Path,
+    profile: Path | None,
     output: Path,
     method: str,
     percent: float | None,
     weights: str,
+    smooth: float | None,
+    weights_only: bool,
     exclude: tuple[str, ...],
     dims: dict[str, int],
 ) -> None:
@@ -66,14 +74,17 @@ def command(
     \b
     octavo quantize model.onnx model.qprof -o model.int8.onnx
     octavo quantize model.onnx model.qprof -o model.int8.onnx --method percentile --percent 99.99
+    octavo quantize model.onnx -o model.int8.onnx --weights-only
     octavo quantize model.onnx model.qprof -o model.int8.onnx --weights mse --exclude '/head/*' --exclude matmul
     """
+    if weights_only == (profile is not None):
+        raise click.UsageError("give the profile that `octavo calibrate` wrote, or --weights-only")
     if percent is not None and method != "percentile":
         raise click.UsageError("--percent is an option of --method percentile")
     start = time.perf_counter()
     options = {} if percent is None else {"percent": percent}
     with terminal.progress(f"quantize {model.name}"):
-        graph = quantize(model, profile, method=method, weights=weights, exclude=exclude, dims=dims or None, **options)
+        graph = quantize(model, profile, method=method, weights=weights, smooth=smooth, exclude=exclude, dims=dims or None, **options)
         data = export_model(graph).SerializeToString()
         with replacing(output) as temporary:
             temporary.write_bytes(data)
@@ -96,11 +107,11 @@ def command(
 
 
 def _contractions(graph: Graph) -> tuple[Counter[str], Counter[str]]:
-    """How many contractions read quantized operands, by op, and how many floats."""
+    """How many contractions have quantized weights, by op, and how many floats."""
     counts: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
     for node in graph.nodes:
         if node.op in ("conv", "matmul"):
-            counts[not all(v.node.op == "dequantize" for v in node.inputs)][node.op] += 1
+            counts[node.inputs[1].node.op != "dequantize"][node.op] += 1
     return counts
 
 

@@ -18,7 +18,7 @@ import onnx
 from onnx import AttributeProto, GraphProto, NodeProto
 
 from ...ir.dims import Dim, DimExpr, check_sizes, parse_dim, substitute, symbol, symbols_of
-from ...ir.errors import ModelError, OctavoError, ShapeError, UnsupportedOp
+from ...ir.errors import ModelError, OctavoError, QuantError, ShapeError, UnsupportedOp
 from ...ir.graph import Graph, Node, Value, const_value, input_value, topological
 from ...ir.ops.registry import apply
 from ...ir.order import mentioned
@@ -302,6 +302,8 @@ class ModelImporter:
             self.errors.append(ShapeError(f"{where}: {e}"))
             self.refuse(name, full_op(node), str(e), "its operands do not fit together; check the model with onnx.checker")
             results = [UNKNOWN] * len(node.output)
+        except QuantError as e:
+            raise e if str(e).startswith("node ") else QuantError(f"{where}: {e}") from None
         except ModelError as e:
             raise e if str(e).startswith(("node ", "initializer ", "graph ")) else ModelError(f"{where}: {e}") from None
         for output, result in zip(node.output, results, strict=False):

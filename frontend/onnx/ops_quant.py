@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...ir.dims import Dim
-from ...ir.errors import ModelError, ShapeError, UnsupportedOp
+from ...ir.errors import ModelError, QuantError, ShapeError, UnsupportedOp
 from ...ir.graph import Value
 from ...ir.types import DType, f32, i8, i32, u8
 from .files import element_type
@@ -35,6 +35,19 @@ def aligned(n: Site, parameter: Tensor | Value, like: Tensor, axis: int, block: 
     return whole if whole.shape == like.shape else n.slice_axis(whole, axis, 0, like.shape[axis])
 
 
+def checked(n: Site, scale: Tensor) -> Tensor:
+    """The scale.  Raises QuantError if it is a constant that no element can be divided by or multiplied with in f32."""
+    array = n.constant(scale)
+    if array is None:
+        return scale
+    wide = array.astype(np.float64)
+    bad = ~(np.isfinite(wide) & (wide >= np.finfo(np.float32).tiny))
+    if bad.any():
+        first = np.float32(wide[bad][0])
+        raise QuantError(f"a scale is {first!s}; scales are positive, finite and not smaller than {np.finfo(np.float32).tiny:.3g}")
+    return scale
+
+
 def quantized(n: Site, x: Value, scale: Value, zero: Value, to: DType) -> Value:
     """Quantize, computing in f32 where the operand and the scale differ in dtype."""
     if x.dtype is not scale.dtype:
@@ -45,6 +58,7 @@ def quantized(n: Site, x: Value, scale: Value, zero: Value, to: DType) -> Value:
 @onnx_op("QuantizeLinear")
 @onnx_op("QuantizeLinear", domain="com.microsoft")
 def quantize_linear(n: Site, x: Tensor, scale: Tensor, zero: Operand = None) -> Value:
+    scale = checked(n, scale)
     asked = n.integer("output_dtype")
     to = zero.dtype if zero is not None else element_type(asked, "output_dtype") if asked else u8
     if to.is_float and not n.integer("saturate", 1):
@@ -60,6 +74,9 @@ def quantize_linear(n: Site, x: Tensor, scale: Tensor, zero: Operand = None) -> 
 def dequantize_linear(n: Site, q: Tensor, scale: Tensor, zero: Operand = None) -> Value:
     axis = n.axis(q.rank, 1 if q.rank > 1 else 0) if scale.type.size != 1 else 0
     block = n.integer("block_size")
+    if zero is not None and zero.dtype is not q.dtype:
+        raise QuantError(f"the zero point is of {zero.dtype}, outside the type {q.dtype} of what is dequantized")
+    scale = checked(n, scale)
     offset = aligned(n, zero if zero is not None else n.const(0, q.dtype), q, axis, block)
     asked = n.integer("output_dtype")
     result = n.apply("dequantize", q, aligned(n, scale, q, axis, block), offset)
@@ -193,6 +210,7 @@ def conv_integer(n: Site, x: Tensor, w: Tensor, x_zero: Operand = None, w_zero: 
 def requantized(n: Site, total: Value, scale: Value, y_scale: Tensor, y_zero: Tensor) -> Value:
     """An i32 result times its scale, quantized again."""
     real = n.apply("mul", n.cast(total, f32), scale)
+    checked(n, y_scale)
     out_scale = n.reshape(n.cast(y_scale, f32), ()) if y_scale.type.size == 1 else n.cast(y_scale, f32)
     out_zero = n.reshape(y_zero, ()) if y_zero.type.size == 1 else y_zero.value
     return n.apply("quantize", real, out_scale, out_zero, to=y_zero.dtype)

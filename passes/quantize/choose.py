@@ -17,6 +17,7 @@ from ...ir.graph import Graph, Node, Value
 from ...ir.ops.registry import OPS
 from ...ir.types import f32
 from ..values import use_counts
+from .weights import weights_of
 
 EXACT = frozenset(("reshape", "transpose", "slice", "window", "reduce_max", "concat", "broadcast_to", "tile", "repeat"))
 
@@ -36,8 +37,7 @@ def choose(graph: Graph, known: Mapping[Value, str], exclude: Sequence[str] = ()
     exclude: ops, locations (`onnx:/head/*` or `/head/*`; wildcards as in a shell) or names of values, each of them one of a contraction
     that stays as it is.  Raises QuantError for one that fits nothing.
     """
-    left = _excluded(graph, known, exclude)
-    chosen = frozenset(n for n in graph.nodes if _can_be_integer(n) and n.inputs[0] in known and n not in left)
+    chosen = frozenset(n for n in contractions(graph, known, exclude) if n.inputs[0] in known)
     between = _Between(graph, chosen)
     shared = [v for v in known if between.is_convolutional(v)]
     own = {n.inputs[0]: None for n in chosen if n.inputs[0] not in shared}
@@ -45,11 +45,17 @@ def choose(graph: Graph, known: Mapping[Value, str], exclude: Sequence[str] = ()
     return Choice(chosen, tuple(shared), tuple(sorted(own, key=lambda v: order[v.node])))
 
 
+def contractions(graph: Graph, known: Mapping[Value, str], exclude: Sequence[str] = ()) -> frozenset[Node]:
+    """The contractions by constant weights that are not excluded."""
+    left = _excluded(graph, known, exclude)
+    return frozenset(n for n in graph.nodes if _can_be_integer(n) and n not in left)
+
+
 def _can_be_integer(n: Node) -> bool:
     if n.op not in ("conv", "matmul") or n.types[0].dtype is not f32:
         return False
     x, w = n.inputs
-    return not x.is_const and w.is_const and w.dtype is f32 and w.array.size > 0
+    return not x.is_const and weights_of(w) is not None
 
 
 def _excluded(graph: Graph, known: Mapping[Value, str], exclude: Sequence[str]) -> set[Node]:

@@ -18,11 +18,12 @@ from ...ir.errors import QuantError
 from ...ir.graph import Graph, Node, Value, const_value, rewrite
 from ...ir.ops.registry import apply
 from ...ir.text import value_names
-from ...ir.types import f32, i8, i32, u8
+from ...ir.types import f32, i32, u8
 from ..values import scalar, swapped, use_counts
-from .choose import EXACT, Choice, choose
+from .choose import EXACT, Choice, choose, contractions
 from .profile import Profile, prepared
-from .weights import quantized_weights
+from .smooth import NORMS, smoothed, smoothing
+from .weights import LEAST_BYTES, dequantized, quantized_weights, weights_of, with_weights_only
 
 LARGEST_BIAS = 1 << 24  # of a quantized bias: f32 holds every whole number up to it
 
@@ -33,14 +34,16 @@ def quantize(
     *,
     method: str = "minmax",
     weights: str = "max",
+    smooth: float | None = None,
     exclude: Sequence[str] = (),
     **options: Any,
 ) -> Graph:
     """The prepared graph with 8-bit activations, weights and biases.
 
     method: how ranges follow from the profile ("minmax", "percentile", "entropy", "mse"), with its options; weights: "max" or "mse";
-    exclude: ops, places or values whose contraction stays in floats (`choose.choose`).  Raises QuantError for a profile of another
-    graph, for weights and ranges that cannot be used, and where nothing can be quantized.
+    smooth: the strength of `smooth.py`, from 0 to 1, or None for none of it; exclude: ops, places or values whose contraction stays in
+    floats (`choose.choose`).  Raises QuantError for a profile of another graph, for weights and ranges that cannot be used, and where
+    nothing can be quantized.
     """
     graph = prepared(graph)
     profile.check(graph)
@@ -49,8 +52,25 @@ def quantize(
     if not choice.contractions:
         raise QuantError("nothing can be quantized: no conv or matmul by constant f32 weights is left that the profile knows")
     ranges = {v: profile.range(known[v], method, **options) for v in (*choice.shared, *choice.own)}
+    factors: dict[Value, np.ndarray] = {}
+    if smooth is not None:
+        if not 0 <= smooth <= 1:
+            raise QuantError(f"smooth is a strength from 0 to 1, not {smooth}")
+        factors = smoothing(graph, choice.contractions, lambda v: profile.values[known[v]].channel_max if v in known else (), smooth)
+        for v, s in factors.items():
+            most = float((np.array(profile.values[known[v]].channel_max) / s).max())
+            ranges[v] = (-most, most)
     grids = {v: grid(*r) for v, r in _joined(choice, ranges).items()}
-    return _rewritten(graph, choice, grids, weights)
+    return _rewritten(graph, choice, grids, factors, weights)
+
+
+def quantize_weights(graph: Graph, *, weights: str = "max", exclude: Sequence[str] = ()) -> Graph:
+    """The prepared graph with large weights of matmuls in 8 bits and nothing else.  Raises QuantError as `quantize`."""
+    graph = prepared(graph)
+    result = with_weights_only(graph, contractions(graph, value_names(graph), exclude), weights)
+    if result is graph:
+        raise QuantError(f"nothing can be quantized: no matmul has constant f32 weights of {LEAST_BYTES} bytes or more")
+    return result
 
 
 def grid(low: float, high: float) -> tuple[float, int]:
@@ -89,7 +109,9 @@ def _sources(v: Value) -> list[Value]:
     return found
 
 
-def _rewritten(graph: Graph, choice: Choice, grids: Mapping[Value, tuple[float, int]], method: str) -> Graph:
+def _rewritten(
+    graph: Graph, choice: Choice, grids: Mapping[Value, tuple[float, int]], factors: Mapping[Value, np.ndarray], method: str
+) -> Graph:
     uses = use_counts(graph)
     shared = frozenset(choice.shared)
     real: dict[Value, Value] = {}  # value of the graph -> its dequantized form
@@ -103,6 +125,8 @@ def _rewritten(graph: Graph, choice: Choice, grids: Mapping[Value, tuple[float, 
         return real[old]
 
     def rule(node: Node, inputs: tuple[Value, ...]) -> Value | tuple[Value, ...] | None:
+        if node.op in NORMS and node.outputs[0] in factors:
+            return smoothed(node, inputs, factors[node.outputs[0]])
         own = node.inputs[0] if node in choice.contractions else None
         read = tuple(as_bytes(old, new) if old in shared or old is own else new for old, new in zip(node.inputs, inputs, strict=True))
         if own is not None:
@@ -121,14 +145,15 @@ def _rewritten(graph: Graph, choice: Choice, grids: Mapping[Value, tuple[float, 
         step = grids[node.inputs[0]][0]
         bias = _bias_after(graph, node, uses)
         least = None if bias is None else np.abs(bias) / (step * LARGEST_BIAS)
+        array = weights_of(w)
+        assert array is not None
+        if node.inputs[0] in factors:
+            array = array * factors[node.inputs[0]][:, None]
         try:
-            quantized = quantized_weights(w.array, channel, method, least)
+            quantized = quantized_weights(array, channel, method, least)
         except QuantError as e:
             raise QuantError(f"{node.op}{' at ' + node.loc if node.loc else ''}: {e}") from None
-        shape = [1] * w.type.rank
-        shape[channel] = -1
-        scales = quantized.scales.reshape(shape).astype(np.float32)
-        narrow = apply("dequantize", const_value(quantized.integers, w.node.loc), const_value(scales), scalar(0, i8))
+        narrow = dequantized(quantized, channel, w)
         result = Node(node.op, (x, narrow), node.attrs, node.types, node.loc)
         products[result] = (node, step * quantized.scales)
         return result.outputs[0]

@@ -15,8 +15,10 @@ from octavo.compiler.cli import main
 from octavo.frontend.onnx import export_model, import_model
 from octavo.ir.errors import QuantError
 from octavo.ir.evaluate import evaluate
-from octavo.ir.graph import Graph
+from octavo.ir.graph import Graph, const_value, input_value
+from octavo.ir.ops.registry import apply
 from octavo.ir.text import parse
+from octavo.ir.types import parse_type
 from octavo.passes.pipeline import optimize
 from octavo.tests.passes.quantize.networks import images, residual_network, rows, transformer
 
@@ -146,6 +148,33 @@ def test_an_option_of_another_method_is_wrong_usage(model: Path, profile: Path, 
     result = run("quantize", model, profile, "-o", tmp_path / "never.onnx", "--percent", "99")
     assert result.exit_code == 2
     assert "--percent is an option of --method percentile" in result.stderr
+
+
+def test_weights_alone_need_no_profile(tmp_path: Path) -> None:
+    w = np.random.default_rng(0).standard_normal((256, 300)).astype(np.float32)
+    x = input_value("x", parse_type("f32[n,256]"))
+    source, output = tmp_path / "wide.onnx", tmp_path / "int8.onnx"
+    source.write_bytes(export_model(Graph("wide", (x,), (apply("matmul", x, const_value(w)),))).SerializeToString())
+    result = run("quantize", source, "-o", output, "--weights-only")
+    assert result.exit_code == 0, result.output
+    assert output.stat().st_size < source.stat().st_size / 3
+    rows = np.random.default_rng(1).standard_normal((3, 256)).astype(np.float32)
+    expected = rows @ w
+    np.testing.assert_allclose(octavo.compile(output).run(None, {"x": rows})[0], expected, atol=0.02 * np.abs(expected).max())
+    (cast,) = (n for n in optimize(octavo.quantize(source, None)).nodes if n.op == "cast")
+    assert cast.inputs[0].dtype.name == "i8"
+
+
+def test_a_model_without_large_weights_has_none_to_make_smaller(model: Path) -> None:
+    with pytest.raises(QuantError, match="nothing can be quantized: no matmul has constant f32 weights of 262144 bytes or more"):
+        octavo.quantize(model, None)
+
+
+def test_the_command_wants_a_profile_or_weights_only(model: Path, profile: Path, tmp_path: Path) -> None:
+    for args in ((model,), (model, profile, "--weights-only")):
+        result = run("quantize", *args, "-o", tmp_path / "never.onnx")
+        assert result.exit_code == 2
+        assert "give the profile that `octavo calibrate` wrote, or --weights-only" in result.stderr
 
 
 # --- models of others ---

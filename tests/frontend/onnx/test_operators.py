@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from octavo.frontend.onnx import import_model
-from octavo.ir.errors import UnsupportedOp
+from octavo.ir.errors import QuantError, UnsupportedOp
 from octavo.passes.pipeline import optimize
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from .models import imported, model, onnxruntime_run, ops, run
 
@@ -210,6 +211,23 @@ def test_quantized_matmul() -> None:
         <float sa = {0.02}, uint8 za = {130}, float sb = {0.01}, uint8 zb = {60}, float sy = {0.05}, uint8 zy = {120}>
         { y = QLinearMatMul(a, sa, za, b, sb, zb, sy, zy) }"""
     same_as_onnxruntime(graph, {"a": numbers(4, 6, dtype=np.uint8), "b": numbers(6, 3, dtype=np.uint8)})
+
+
+@pytest.mark.parametrize("scale", ["0.0", "-0.5", "1e-40", "nan", "inf"])
+@pytest.mark.parametrize("op", ["QuantizeLinear", "DequantizeLinear"])
+def test_scales_that_cannot_be_used_are_refused(op: str, scale: str) -> None:
+    source, result = ("float", "uint8") if op == "QuantizeLinear" else ("uint8", "float")
+    proto = model(f"({source}[4] x) => ({result}[4] y) <float s = {{0.25}}, uint8 z = {{3}}> {{ y = {op}(x, s, z) }}")
+    (tensor,) = (t for t in proto.graph.initializer if t.name == "s")
+    tensor.CopyFrom(numpy_helper.from_array(np.float32(scale), "s"))
+    with pytest.raises(QuantError, match=rf"a scale is {re.escape(str(np.float32(scale)))}; scales are positive, finite"):
+        import_model(proto)
+
+
+def test_a_zero_point_of_another_type_is_refused() -> None:
+    graph = "(uint8[4] x) => (float[4] y) <float s = {0.25}, int8 z = {-3}> { y = DequantizeLinear(x, s, z) }"
+    with pytest.raises(QuantError, match="the zero point is of i8, outside the type u8 of what is dequantized"):
+        imported(graph)
 
 
 INTEGERS = {
