@@ -34,6 +34,12 @@ def work(body: Graph, sizes: Mapping[str, int]) -> Work:
     return Work(evaluate_dim(flops, sizes), evaluate_dim(nbytes, sizes) + sum(_read(body, v, sizes) for v in body.inputs))
 
 
+def multiplies_bytes(body: Graph) -> bool:
+    """Whether the products of a kernel are those of 8-bit integers."""
+    contractions = [n for n in body.nodes if op_def(n.op).kind == "contraction"]
+    return bool(contractions) and all(v.dtype.is_int and v.dtype.bits <= 8 for n in contractions for v in n.inputs)
+
+
 def _operations(node: Node) -> Dim:
     match op_def(node.op).kind:
         case "contraction":

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,9 +22,10 @@ from ..backends.cpu.timing import Logged, TimedProgram, timed
 from ..backends.lower.lower import template
 from ..backends.program import Kernel
 from ..backends.target import find_target
-from ..backends.work import work
+from ..backends.work import multiplies_bytes, work
 from ..ir.dims import symbols_of
 from ..ir.errors import ModelError
+from ..ir.graph import Graph
 from .driver import Compilation
 from .machine import Machine, describe_machine, pinned
 from .progress import report
@@ -37,8 +38,9 @@ WARM_UP = 2  # runs
 class KernelTime:
     """One kernel call of the program; a call inside a loop stands for all its repetitions.
 
-    us: median over the runs; share: of all kernels' time; flop_share and byte_share: of the measured peak and bandwidth (data that is
-    in a cache moves faster than memory); bound: which of the two takes longer at the machine's best.
+    us: median over the runs; share: of all kernels' time; flop_share and byte_share: of the measured peak (that of bytes where it
+    multiplies bytes) and bandwidth (data that is in a cache moves faster than memory); bound: which of the two takes longer at the
+    machine's best.
     """
 
     number: int
@@ -69,6 +71,7 @@ class Profile:
     scheduling: str
     target: str
     peak_gflops: float
+    peak_gops: float  # of products of bytes, summed in i32
     bandwidth_gbytes: float
     runs: int
     run_us: float  # a whole call from Python
@@ -122,10 +125,12 @@ def profile(
         warm = [program.run(arrays) for _ in range(WARM_UP)]
         runs: list[Logged] = []
         flops: list[float] = []
+        dots: list[float] = []
         opened, seen = program.now()
         for k in range(rounds):
             report("run", k, rounds)
             flops.append(peaks.flops())
+            dots.append(peaks.dots())
             spent = 0.0
             while spent < seconds / rounds or not spent:
                 runs.append(program.run(arrays))
@@ -133,8 +138,8 @@ def profile(
         closed, last = program.now()
     us_per_tick = (closed - opened) / (last - seen) * 1e6
     sizes = _sizes(compiled, arrays, warm[-1].outputs)
-    peak = statistics.median(flops)
-    kernels = _kernels(compiled, runs, us_per_tick, sizes, peak, bandwidth)
+    peak, byte_peak = statistics.median(flops), statistics.median(dots)
+    kernels = _kernels(compiled, runs, us_per_tick, sizes, lambda body: byte_peak if multiplies_bytes(body) else peak, bandwidth)
     shapes = {name: f"{a.dtype}{list(a.shape)}" for name, a in zip(names, arrays, strict=True)}
     middle = sorted(runs, key=lambda r: r.seconds)[len(runs) // 2]
     return Profile(
@@ -145,6 +150,7 @@ def profile(
         scheduling=scheduling,
         target=level.name,
         peak_gflops=peak,
+        peak_gops=byte_peak,
         bandwidth_gbytes=bandwidth,
         runs=len(runs),
         run_us=middle.seconds * 1e6,
@@ -169,7 +175,7 @@ def _kernels(
     runs: Sequence[Logged],
     us_per_tick: float,
     sizes: Mapping[str, int],
-    peak: float,
+    peak: Callable[[Graph], float],
     bandwidth: float,
 ) -> tuple[KernelTime, ...]:
     calls = compiled.built[0].calls
@@ -178,7 +184,7 @@ def _kernels(
     times = np.median(ticks, axis=0) * us_per_tick
     total = float(times.sum()) or 1.0
     return tuple(
-        _kernel(number, symbol, step, int(n), float(us), float(us) / total, sizes, peak, bandwidth)
+        _kernel(number, symbol, step, int(n), float(us), float(us) / total, sizes, peak(step.body), bandwidth)
         for number, ((symbol, step), n, us) in enumerate(zip(calls, repeats, times, strict=True))
     )
 

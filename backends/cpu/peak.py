@@ -1,4 +1,5 @@
-"""What this machine can do at most, measured: multiply-adds a second, and bytes a second of loops that read, copy and add.
+"""What this machine can do at most, measured: multiply-adds a second, of f32 and of bytes, and bytes a second of loops that read, copy
+and add.
 
 Clocks change by a third between runs and processors differ, so a share of the peak means something only when the peak was measured
 next to the kernel: create one `Peaks`, then call it between runs.
@@ -14,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from ...ir.types import i32
+from ..instructions import Instructions, Val
 from ..runtime.executable import aligned
 from ..runtime.native import link_in_process
 from ..target import Target
@@ -36,7 +39,7 @@ class Peaks:
         chains = 24 if target.registers >= 32 else 12
         self._flops = 2 * chains * lanes * STEPS
         self.block = lanes * ACCUMULATORS
-        texts = {"multiply": _fma_loop(lanes, chains), "read": _read_loop(lanes)}
+        texts = {"multiply": _fma_loop(lanes, chains), "dot": _dot_loop(target, lanes, chains), "read": _read_loop(lanes)}
         texts.update({f"{name}{way}": _write_loop(f"{name}{way}", lanes, n, way) for name, n in WRITERS.items() for way in STORES})
         self.loops, self._owner = _loops(texts, target)
         self._results = [np.zeros(lanes * chains, np.float32) for _ in range(threads)]
@@ -44,8 +47,15 @@ class Peaks:
 
     def flops(self, repeats: int = 10) -> float:
         """Multiply-adds in GFLOP/s (two operations each): independent chains in registers, best of `repeats`."""
+        return self._rate("multiply", 1, repeats)
+
+    def dots(self, repeats: int = 10) -> float:
+        """The same of u8 and i8 that are summed in i32, in GOP/s."""
+        return self._rate("dot", 4, repeats)
+
+    def _rate(self, loop: str, products: int, repeats: int) -> float:
         calls = [(r.ctypes.data, STEPS) for r in self._results]
-        return self._threads * self._flops / min(self._seconds(self.loops["multiply"], calls) for _ in range(repeats)) / 1e9
+        return self._threads * self._flops * products / min(self._seconds(self.loops[loop], calls) for _ in range(repeats)) / 1e9
 
     def bandwidth(self, nbytes: int = BUFFER_BYTES, repeats: int = 5) -> float:
         """Bytes read from memory in GB/s: sums over a buffer for each thread, best of `repeats`."""
@@ -114,6 +124,18 @@ def _fma_loop(lanes: int, chains: int) -> str:
     for k in range(chains):
         after += [f"  %q{k} = getelementptr {t}, ptr %p, i64 {k}", f"  store {t} %b{k}, ptr %q{k}, align 4"]
     return _loop("octavo_multiply", phis, body, after, f"declare {t} {name}({t}, {t}, {t})")
+
+
+def _dot_loop(target: Target, lanes: int, chains: int) -> str:
+    code, t = Instructions(target), f"<{lanes} x i32>"
+    phis = [f"  %a{k} = phi {t} [ zeroinitializer, %entry ], [ %s{k}, %loop ]" for k in range(chains)]
+    first = code.splat(code.define("trunc i64 %n to i32", i32), lanes)
+    after = []
+    for k in range(chains):
+        total = code.operation("dot4", [first, first, Val(f"%a{k}", i32, lanes)], i32)
+        code.put(f"%s{k} = add {t} {total.text}, zeroinitializer")
+        after += [f"  %q{k} = getelementptr {t}, ptr %p, i64 {k}", f"  store {t} %s{k}, ptr %q{k}, align 4"]
+    return _loop("octavo_dot", phis, code.lines, after, "\n".join(sorted(code.declarations)))
 
 
 def _read_loop(lanes: int) -> str:

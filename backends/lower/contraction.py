@@ -88,6 +88,7 @@ def tiles(node: Node, target: Target) -> list[tuple[int, int]]:
         rows = dim_product(a.shape[:-1] if b.type.rank == 2 else a.shape[-2:-1])
         steps, taps, across = 1, (), 1
     lanes = target.lanes(max(32, compute_dtype(node.types[0].dtype).bits))
+    halves = target.dot4 == "vpmaddwd" and (a.dtype, b.dtype) == (u8, i8)
     least, columns = expected_rows(rows), _columns(node)
     vectors = -(-evaluate_dim(columns, dict.fromkeys(symbols_of(columns), MANY_ROWS)) // lanes)
     aliased = row * a.dtype.itemsize % ALIAS_BYTES == 0
@@ -98,9 +99,8 @@ def tiles(node: Node, target: Target) -> list[tuple[int, int]]:
         far = (tile[0] * steps + least_size(across) - 1) * pixel > L1_BYTES
         if pixel * least_size(across) * tile[1] * lanes > BLOCK_BYTES:
             far = False  # k runs in chunks
-        return _time(tile, least, vectors, FAR_COST if far else LOAD_COST), -tile[0] * tile[1]
+        return _time(tile, least, vectors, FAR_COST if far else LOAD_COST, halves), -tile[0] * tile[1]
 
-    halves = target.dot4 == "vpmaddwd" and (a.dtype, b.dtype) == (u8, i8)
     return sorted(_tiles(target.registers, ALIAS_ROWS if aliased else target.registers, halves), key=cost)
 
 
@@ -116,12 +116,20 @@ def _tiles(registers: int, most_rows: int, halves: bool) -> Iterator[tuple[int, 
         yield from ((rows, vectors) for rows in range(vectors, most + 1))
 
 
-def _time(tile: tuple[int, int], rows: int, vectors: int, row_cost: float) -> float:
-    """Cycles for one step of k over all rows and vectors, by the ports of a core: two multiply-adds and two loads in a cycle."""
+def _time(tile: tuple[int, int], rows: int, vectors: int, row_cost: float, halves: bool) -> float:
+    """Cycles for one step of k over all rows and vectors, by the ports of a core: two multiply-adds and two loads in a cycle.
+
+    halves: a multiply-add is four instructions, and taking the operands apart two for an element of the first and three for a vector
+    of the second.
+    """
     height, width = tile
 
     def cycles(r: int, v: int) -> float:
-        return max(r * v / 2, (r + v) / 2, MULTIPLY_ADD_CYCLES) + LOAD_COST * v + row_cost * r if r and v else 0
+        return (
+            max((4 * r * v + 2 * r + 3 * v if halves else r * v) / 2, (r + v) / 2, MULTIPLY_ADD_CYCLES) + LOAD_COST * v + row_cost * r
+            if r and v
+            else 0
+        )
 
     def column(v: int) -> float:
         rest = rows % height
@@ -201,6 +209,11 @@ def _matmul(node: Node) -> Contraction:
     )  # fmt: skip
 
 
+def reads_lines(conv: Node) -> bool:
+    """Whether the last axis of a kernel and the channels are one loop: those of neighbouring pixels are neighbours in memory."""
+    return conv.attrs.get("groups", 1) == 1 and conv.attrs["dilations"][-1] == 1
+
+
 def _conv(node: Node) -> Contraction:
     x, w = node.inputs
     attrs = node.attrs
@@ -215,9 +228,9 @@ def _conv(node: Node) -> Contraction:
     dilations, steps = attrs["dilations"], attrs["strides"]
     k: tuple[Dim, ...] = (*spatial, channels // products)
     a_strides: tuple[Dim, ...] = (*(d * s for d, s in zip(dilations, strides[1:-1], strict=True)), products)
-    merge = groups == 1 and dilations[-1] == 1  # neighbouring pixels' channels are neighbours in memory
+    merge = reads_lines(node)
     if merge:
-        k, a_strides = (*spatial[:-1], spatial[-1] * k[-1]), (*a_strides[:-2], products)
+        k, a_strides = (*spatial[:-1], spatial[-1] * channels // products), (*a_strides[:-2], products)
     m = node.types[0].shape[:-1]
 
     def position(batch: Index, mm: Index) -> list[Expr]:

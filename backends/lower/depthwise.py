@@ -1,7 +1,8 @@
 """The `depthwise` schedule: convolutions with one input channel for each group, channels last.
 
 Bound by memory, so nothing is copied: a task is one line of the result; channels are the vector; a block of neighbouring pixels
-shares each weight.  Taps that fall on the padding are skipped by bounds on the tap loops, not by reading zeros.
+shares each weight.  Taps that fall on the padding are skipped by bounds on the tap loops, not by reading zeros.  Weights of i8 that
+come as i32 are multiplied with bytes of u8 by `dot4`, which takes one instruction with one product in four.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from ...ir.dims import ceildiv, dim_product
 from ...ir.graph import Graph, Node, Value
 from ...ir.loops import Alloc, Buf, Const, Expr, For, Let, Load, LoopFunction, Names, Stmt, Store, binary, size_expr
 from ...ir.scalar import LOOPS, compute_dtype
+from ...ir.types import i32, u8
 from .access import Access, Index, linear, strides_of, unravel
 from .contraction import contraction_of, epilogue
 from .grid import cells
@@ -39,7 +41,8 @@ class _Depthwise:
         self.body, self.node, self.lanes = body, node, lanes
         self.names, self.params = Names(), parameters(body)
         self.dtype = compute_dtype(node.types[0].dtype)
-        weights = node.inputs[1].node.inputs[0]  # below `unpack_taps`
+        taps = node.inputs[1].node
+        (weights,) = (taps.inputs[0].node if taps.op == "cast" else taps).inputs  # below `unpack_taps`
         buffers = dict(zip(body.inputs, self.params.inputs, strict=True))
         self.x, self.w = buffers[node.inputs[0]], buffers[weights]
         self.kernel = tuple(k for k in weights.shape[:-1] if isinstance(k, int))
@@ -137,7 +140,9 @@ class _Depthwise:
                 x = Load(self.x, linear((position[0], *inside, offset + lane), x_strides))
                 slot = const(q * lanes) + lane
                 a, b, old = LOOPS.cast(x, self.dtype), LOOPS.cast(weight, self.dtype), Load(acc, slot)
-                result.append(Store(acc, slot, LOOPS.fma(a, b, old) if self.dtype.is_float else old + a * b))
+                dot = x.dtype is u8 and weight.dtype is i32
+                total = LOOPS.dot4(a, b, old) if dot else LOOPS.fma(a, b, old) if self.dtype.is_float else old + a * b
+                result.append(Store(acc, slot, total))
             return result
 
         free = self.kernel[len(all_bounds) :]

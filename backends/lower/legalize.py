@@ -18,11 +18,11 @@ from ...ir.graph import Graph, Node, Value, const_value, rewrite
 from ...ir.ops.registry import apply, op_def
 from ...ir.ops.winograd import winograd_kernels
 from ...ir.scalar import compute_dtype
-from ...ir.types import DType
+from ...ir.types import DType, i8, u8
 from ..target import Target
 from .contraction import tile_for
 from .depthwise import is_depthwise
-from .dots import as_dots, is_dots
+from .dots import as_dots, is_dots, padded
 from .schedule import Schedules, signature
 from .winograd import winograd_tile_for
 from .winograd_choice import winograd_tile
@@ -94,7 +94,7 @@ def _conv(node: Node, inputs: tuple[Value, ...], target: Target, schedules: Sche
         node = _scheduled(node, compute_dtype(w.dtype) if w.is_const else w.dtype, schedules, points)
     attrs: dict[str, Any] = {"groups": 1, **node.attrs, "layout": "channels_last"}
     if is_depthwise(node):
-        w = apply("unpack_taps", _folded("pack_taps", w, loc), loc=loc)
+        w = _taps(w, x.dtype, target, loc)
     elif points:
         at_points = const_value(winograd_kernels(w.array, points), loc)
         panels = _packed(at_points, w.dtype, winograd_tile_for(node, target, points).width, False, loc)
@@ -103,11 +103,19 @@ def _conv(node: Node, inputs: tuple[Value, ...], target: Target, schedules: Sche
         if any(p != (0, 0) for p in attrs["pads"]):
             low = (0, *(p[0] for p in attrs["pads"]), 0)
             high = (0, *(p[1] for p in attrs["pads"]), 0)
-            x = apply("pad", x, low=low, high=high, mode="constant", value=0.0, loc=loc)
+            x = padded(x, low, high, 0.0, loc)
             attrs["pads"] = tuple((0, 0) for _ in attrs["pads"])
         w = _packed_weights(w, node, target)
     y = apply("conv", x, w, loc=loc, **attrs)
     return apply("transpose", y, perm=(0, rank - 1, *range(1, rank - 1)), loc=loc) if first else y
+
+
+def _taps(w: Value, activations: DType, target: Target, loc: str) -> Value:
+    """Depthwise weights packed; those of bytes as the words that one instruction multiplies, where the target has it."""
+    words = target.dot4 == "vpdpbusd" and w.is_const and (activations, w.dtype) == (u8, i8)
+    stored = const_value(w.array.astype(np.int32), loc) if words else w
+    taps = apply("unpack_taps", _folded("pack_taps", stored, loc), loc=loc)
+    return apply("cast", taps, to=i8, loc=loc) if words else taps
 
 
 def _folded(op: str, x: Value, loc: str, **attrs: Any) -> Value:

@@ -121,7 +121,8 @@ def _show_profile(out: Console, p: Profile) -> None:
     lines = [
         f"{p.model} on {inputs}, {p.threads} thread{'s' if p.threads > 1 else ''}, {p.target}, {p.scheduling}",
         str(p.machine),
-        f"measured peak {p.peak_gflops:.0f} GFLOP/s of f32 multiply-adds, {p.bandwidth_gbytes:.1f} GB/s from memory",
+        f"measured peak {p.peak_gflops:.0f} GFLOP/s of f32 multiply-adds, {p.peak_gops:.0f} GOP/s of those of bytes, "
+        f"{p.bandwidth_gbytes:.1f} GB/s from memory",
         f"{p.runs} runs, median {p.run_us:.1f} us, of which kernels {p.kernel_us:.1f} us",
     ]
     for line in lines:

@@ -79,6 +79,7 @@ def templates() -> Iterator[Template]:
     yield Template("conv_dilated", lambda x: ops.conv(x, weight(17, 5, 3, 3), **conv(pad=2, dilation=2)), ((5, 17, 15),))
     yield Template("conv_depthwise", lambda x: ops.silu(ops.conv(x, weight(37, 1, 3, 3), **conv(groups=37))), ((37, 15, 13),))
     yield Template("conv_depthwise_strided", lambda x: ops.conv(x, weight(37, 1, 5, 5), **conv(2, 2, groups=37)), ((37, 15, 13),))
+    yield Template("conv_u8_few_channels", lambda x: ops.conv(x, weight(33, 3, 3, 3, dtype="i8"), **conv()), ((3, 13, 9),), "u8")
     yield Template("conv_u8", lambda x: requantized(ops.conv(x, weight(37, 19, 3, 2, dtype="i8"), **conv())), ((19, 15, 13),), "u8")
     yield Template("conv_i8_strided", lambda x: ops.conv(x, weight(33, 3, 7, 7, dtype="i8"), **conv(2, 3)), ((3, 31, 29),), "i8")
     yield Template("conv_u8_grouped", lambda x: ops.conv(x, weight(24, 8, 3, 3, dtype="i8"), **conv(groups=3)), ((24, 13, 11),), "u8")

@@ -12,7 +12,7 @@ from octavo import ops
 from octavo.compiler.driver import compile_native
 from octavo.compiler.machine import pinned
 from octavo.compiler.profile import Profile, profile
-from octavo.ir.graph import Value
+from octavo.ir.graph import Value, const_value
 
 
 def profiled(feeds: dict[str, np.ndarray]) -> Profile:
@@ -41,6 +41,15 @@ def test_kernels_come_with_work_and_shares(found: Profile) -> None:
     assert {k.bound for k in found.kernels} <= {"compute", "memory"}
     assert "test_profile.py" in matmul.loc
     assert found.kernel_us <= found.run_us * 2
+
+
+def test_products_of_bytes_are_measured_beside_products_of_bytes() -> None:
+    w = const_value(np.ones((64, 16), np.int8))
+    graph = octavo.trace(lambda x: x @ w, octavo.spec("u8", ("n", 64)))
+    found = profile(compile_native(graph), {"x": np.ones((16, 64), np.uint8)}, seconds=0.01, rounds=2)
+    (matmul,) = found.kernels
+    assert matmul.flop_share == pytest.approx(matmul.gflops / found.peak_gops)
+    assert found.peak_gops > 0
 
 
 def test_the_trace_has_an_event_for_each_call(found: Profile) -> None:

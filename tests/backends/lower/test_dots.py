@@ -48,6 +48,8 @@ CONVS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "plain": ((2, 9, 11, 8), (21, 8, 3, 3), {}),
     "pointwise": ((1, 7, 7, 64), (70, 64, 1, 1), {"pads": ((0, 0), (0, 0))}),
     "few_channels": ((1, 19, 17, 3), (16, 3, 5, 5), {"strides": (2, 2), "pads": ((2, 2), (1, 3))}),
+    "taps": ((1, 2, 11, 9), (5, 2, 3, 3), {"layout": "channels_first", "pads": ((0, 1), (2, 0))}),
+    "one_channel": ((3, 12, 12, 1), (7, 1, 5, 5), {"pads": ((0, 0), (0, 0))}),
     "dilated": ((1, 13, 12, 5), (9, 5, 3, 3), {"dilations": (2, 3), "pads": ((2, 2), (3, 3))}),
     "grouped": ((1, 8, 9, 24), (33, 8, 3, 3), {"groups": 3}),
     "odd_groups": ((1, 8, 9, 9), (6, 3, 3, 3), {"groups": 3}),

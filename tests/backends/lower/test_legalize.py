@@ -63,7 +63,9 @@ def test_padding_is_split_off_and_channels_come_last():
     assert shape_of(graph) == [
         "input f32[n,2,4,5]",
         "transpose f32[n,4,5,2]",
-        "pad f32[n,5,7,2]",
+        "reshape f32[n,4,10]",
+        "pad f32[n,5,14]",
+        "reshape f32[n,5,7,2]",
         "const f32[1,4,8]",
         "unpack_panels f32[4,3]",
         "reshape f32[1,1,2,2,3]",
@@ -130,19 +132,50 @@ def test_bytes_are_packed_in_words_of_four_rows():
 def test_signed_activations_become_unsigned_and_the_difference_is_subtracted():
     graph = legal(f"graph g(%x: i8[b,n,3]) -> (%y) {{\n%y = matmul(%x, {BYTES})\n}}")
     assert [n.op for n in graph.nodes if n.op not in ("input", "const")] == ["bitcast", "xor", "pad", "unpack_dots", "matmul", "sub"]
-    assert graph.outputs[0].node.inputs[1].array.tolist() == [128 * (1 + 3 + 127), 128 * (-2 - 4 - 128)]
+    assert graph.outputs[0].node.inputs[1].array.tolist() == [[128 * (1 + 3 + 127), 128 * (-2 - 4 - 128)]]
+
+
+def int8(*shape: int) -> str:
+    count = int(np.prod(shape))
+    return f"const<i8[{','.join(map(str, shape))}] [{','.join(str(k % 200 - 100) for k in range(count))}]>"
 
 
 @pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
 @pytest.mark.parametrize("dtype", ["u8", "i8"])
-def test_one_pad_is_for_space_and_channels_of_bytes(dtype: str, layout: str):
-    w = f"const<i8[3,2,1,2] [{','.join(map(str, range(-6, 6)))}]>"
-    shape = "[n,2,4,5]" if layout == "channels_first" else "[n,4,5,2]"
-    graph = legal(f'graph g(%x: {dtype}{shape}) -> (%y) {{\n%y = conv(%x, {w}, {CONV}, layout="{layout}")\n}}')
+@pytest.mark.parametrize(
+    ("kernel", "padded", "weights"),
+    [
+        ((1, 4), [1, 2, 0], "i8[2,3,1,4]"),  # four taps of three channels
+        ((1, 3), [1, 3, 0], "i8[2,3,1,4]"),  # a tap of zeros is no more than a channel of them
+        ((2, 1), [1, 2, 1], "i8[2,4,2,1]"),
+    ],
+)
+def test_one_pad_makes_rows_of_a_multiple_of_four_bytes(
+    kernel: tuple[int, int], padded: list[int], weights: str, dtype: str, layout: str
+):
+    shape = "[n,3,4,5]" if layout == "channels_first" else "[n,4,5,3]"
+    graph = legal(f'graph g(%x: {dtype}{shape}) -> (%y) {{\n%y = conv(%x, {int8(2, 3, *kernel)}, {CONV}, layout="{layout}")\n}}')
     (pad,) = (n for n in graph.nodes if n.op == "pad")
     assert pad.attrs["value"] == (128 if dtype == "i8" else 0)
-    assert "conv i32[n,5,6,3]" in shape_of(graph)
-    assert sum(n.op == "unpack_dots" for n in graph.nodes) == 1
+    before, after = (v.shape for v in (pad.inputs[0], pad.outputs[0]))
+    assert [a - b for a, b in zip(after, before, strict=True)][1:] in (
+        padded,
+        [padded[2], *padded[:2]],  # channels first
+        [padded[0], padded[1] * 3],  # three channels a column, where they are not padded themselves
+    )
+    assert [str(n.types[0]) for n in graph.nodes if n.op == "reshape"][-1] == weights
+
+
+def test_short_rows_are_padded_as_one_with_their_channels():
+    graph = legal(f'graph g(%x: f32[n,4,5,3]) -> (%y) {{\n%y = conv(%x, {weights(2, 3, 1, 2)}, {CONV}, layout="channels_last")\n}}')
+    assert shape_of(graph)[1:4] == ["reshape f32[n,4,15]", "pad f32[n,5,21]", "reshape f32[n,5,7,3]"]
+
+
+def test_depthwise_weights_of_bytes_are_words_where_one_instruction_multiplies_them():
+    text = f"graph g(%x: u8[n,3,4,5]) -> (%y) {{\n%y = conv(%x, {int8(3, 1, 1, 2)}, {CONV}, groups=3)\n}}"
+    vnni = shape_of(legal(text, find_target("x86-64-v4-vnni")))
+    assert vnni[2:5] == ["const i32[1,2,3]", "unpack_taps i32[3,1,1,2]", "cast i8[3,1,1,2]"]
+    assert shape_of(legal(text))[2:4] == ["const i8[1,2,3]", "unpack_taps i8[3,1,1,2]"]
 
 
 @pytest.mark.parametrize(
@@ -157,8 +190,7 @@ def test_other_integers_are_multiplied_one_by_one(activations: str, weights: str
 
 
 def test_channels_of_groups_that_four_does_not_divide_are_multiplied_one_by_one():
-    w = f"const<i8[6,2,1,2] [{','.join(map(str, range(24)))}]>"
-    graph = legal(f"graph g(%x: u8[n,4,4,5]) -> (%y) {{\n%y = conv(%x, {w}, {CONV}, groups=2)\n}}")
+    graph = legal(f"graph g(%x: u8[n,4,4,5]) -> (%y) {{\n%y = conv(%x, {int8(6, 2, 1, 2)}, {CONV}, groups=2)\n}}")
     assert "unpack_dots" not in {n.op for n in graph.nodes}
 
 
