@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 from click.testing import CliRunner, Result
+from octavo.backends.target import runnable
 from octavo.compiler.cli import main
 from octavo.frontend.onnx import export_model, import_model
 from octavo.ir.errors import QuantError
@@ -215,3 +216,12 @@ def test_a_warning_names_what_stays_floats() -> None:
     }""")
     with pytest.warns(octavo.QuantWarning, match="matmul at onnx:/attention/MatMul is turned back into floats"):
         optimize(graph)
+
+
+@pytest.mark.parametrize("level", [t.name for t in runnable()])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_level_and_number_of_threads_gives_the_same_bits(model: Path, profile: Path, level: str, threads: int) -> None:
+    (feed,) = images(1, seed=9)
+    quantized = octavo.quantize(model, profile)
+    expected = evaluate(optimize(quantized), feed)[0]
+    np.testing.assert_array_equal(octavo.compile(quantized, target=level, threads=threads).run(None, feed)[0], expected)
