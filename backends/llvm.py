@@ -226,7 +226,8 @@ class Emitter(Instructions):
         other = self.splat(given, lanes) if given is not None else None
         if moves == 1:
             pointer = self.address(e.buf, self.value(e.index, base=True))
-            loaded = self._vector_load(e.buf.dtype, pointer, lanes, live, other)
+            hides = mask is not None and mask.lanes and live is not None and self.target is not None and self.target.vector_bits == 256
+            loaded = self._vector_load(e.buf.dtype, pointer, lanes, self._hidden(live, lanes) if hides and live else live, other)
         else:
             loaded = self._gather(e.buf, self.splat(self.value(e.index), lanes), lanes, live, other)
         return loaded
@@ -268,6 +269,13 @@ class Emitter(Instructions):
         self.put(f"br label %{done}")
         self.label(done)
         return self.define(f"phi {self.type(e.dtype)} [ {v.text}, %{then} ], [ {other.text}, %{before} ]", e.dtype)
+
+    def _hidden(self, mask: str, lanes: int) -> str:
+        """A mask of which LLVM knows no lane: where all of a register's are off, LLVM 22 reads them for AVX2."""
+        bits = self.define(f"bitcast <{lanes} x i1> {mask} to i{lanes}", i32).text
+        wide = self.define(f"zext i{lanes} {bits} to i32", i32).text
+        same = self.define(f'call i32 asm "", "=r,0"(i32 {wide})', i32).text
+        return self.define(f"bitcast i{lanes} {self.define(f'trunc i32 {same} to i{lanes}', i32).text} to <{lanes} x i1>", bool_).text
 
     def _vector_load(self, dtype: DType, pointer: str, lanes: int, live: str | None, other: Val | None, align: int = 0) -> Val:
         vt = self.memory_type(dtype, lanes)

@@ -125,11 +125,10 @@ def _time(tile: tuple[int, int], rows: int, vectors: int, row_cost: float, halve
     height, width = tile
 
     def cycles(r: int, v: int) -> float:
-        return (
-            max((4 * r * v + 2 * r + 3 * v if halves else r * v) / 2, (r + v) / 2, MULTIPLY_ADD_CYCLES) + LOAD_COST * v + row_cost * r
-            if r and v
-            else 0
-        )
+        if not (r and v):
+            return 0
+        instructions = 4 * r * v + 2 * r + 3 * v if halves else r * v
+        return max(instructions / 2, (r + v) / 2, MULTIPLY_ADD_CYCLES) + LOAD_COST * v + row_cost * r
 
     def column(v: int) -> float:
         rest = rows % height
