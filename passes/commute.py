@@ -71,9 +71,9 @@ def as_unsigned(q: Value) -> Value | None:
 def _quantize(node: Node, inputs: tuple[Value, ...], alone: bool) -> Value | None:
     """alone: whether nothing else reads the operand."""
     x, scale, zero = inputs
-    if not per_tensor(scale, zero):
-        return None
     to = node.attrs["to"]
+    if not per_tensor(scale, zero) or not to.is_int:
+        return None
     if to is i8:
         return flip_sign(apply("quantize", x, scale, flip_sign(zero), to=u8, loc=node.loc), node.loc)
     above = x.node

@@ -85,6 +85,7 @@ KEPT = {
         "%y = quantize(%v, const<f32[2] [0.25,0.5]>, const<u8[] 3>, to=u8)",
     ),
     "a scale below zero": ("%v = reshape(%x, shape=[8,6])", "%y = quantize(%v, const<f32[] -0.25>, const<u8[] 3>, to=u8)"),
+    "an 8-bit float, which has a sign": ("%v = relu(%x)", "%y = quantize(%v, const<f32[] 0.25>, const<f8e4m3[] 0.0>, to=f8e4m3)"),
     "a subnormal scale": ("%v = reshape(%x, shape=[8,6])", "%y = quantize(%v, const<f32[] 1e-40>, const<u8[] 3>, to=u8)"),
     "another scale": (
         "%q = quantize(%x, S, Z, to=u8)",
