@@ -64,6 +64,8 @@ def _integers(v: Value) -> _Integers | None:
         v = v.node.inputs[0]
     if v.node.op != "dequantize" or v.dtype is not f32 or not all(x.is_const for x in v.node.inputs):
         return None
+    if not v.node.inputs[0].dtype.is_int:
+        return None
     q, scale, zero = (x.array for x in v.node.inputs)
     if not (np.isfinite(scale).all() and (scale > 0).all()):
         return None

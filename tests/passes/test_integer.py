@@ -181,6 +181,10 @@ FLOATS = {
         conv("", "c", "%w = dequantize(%v, const<f32[] 0.25>, const<u8[] 100>)\n", X + ", %v: u8[3,2,1]"),
         "the second operand is not a quantized constant",
     ),
+    "weights of 8-bit floats": (
+        conv("", "c", "%w = dequantize(const<f8e4m3[3,2,1] [0.5,1.5,2.0,0.25,5.0,6.0]>, const<f32[] 0.25>, const<f8e4m3[] 0.0>)\n"),
+        "the second operand is not a quantized constant",
+    ),
     "weights with a scale of zero": (
         conv("", "c", W.replace("0.5", "0.0")),
         "the second operand is not a quantized constant",
