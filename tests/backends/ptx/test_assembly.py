@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 from octavo.backends.lower.grid import on_grid
+from octavo.backends.lower.kernel import const
 from octavo.backends.lower.legalize import legalize
 from octavo.backends.program import plan
 from octavo.backends.ptx.build import Built, build
+from octavo.backends.ptx.build import assemble as ptx_of
 from octavo.backends.ptx.kernel import emit_kernels
 from octavo.backends.target import find_target
 from octavo.benchmarks.zoo.registry import MODELS
@@ -21,9 +23,10 @@ from octavo.ir.dims import symbol
 from octavo.ir.errors import UnsupportedOp
 from octavo.ir.graph import Graph, input_value
 from octavo.ir.interpret import interpret
-from octavo.ir.loops import Alloc, Buf, LoopFunction, Names
+from octavo.ir.loops import Alloc, Buf, Load, LoopFunction, Names, Store
 from octavo.ir.ops.registry import apply
-from octavo.ir.types import f32, parse_type
+from octavo.ir.scalar import LOOPS
+from octavo.ir.types import f32, i32, parse_type
 from octavo.passes.fuse import fuse
 from octavo.passes.pipeline import optimize
 
@@ -148,6 +151,15 @@ def test_a_program_without_kernels_is_an_empty_module(tmp_path: Path):
     x = input_value("x", parse_type("f32[4]"))
     code = built(Graph("view", (x,), (apply("reshape", x, shape=(2, 2)),)), "sm_80")
     assemble(code.text, "sm_80", tmp_path)
+
+
+def test_four_products_of_bytes_are_one_instruction(tmp_path: Path):
+    a, b, c = (Buf(name, i32) for name in "abc")
+    names, i = Names(), const(0)
+    store = Store(c, i, LOOPS.dot4(Load(a, i), Load(b, i), Load(c, i)))
+    text = ptx_of("f", LoopFunction("f", (a, b, c), 2, (), tuple(on_grid(names, [store]))), find_target("sm_80"))
+    assert "dp4a.u32.s32" in text
+    assemble(text, "sm_80", tmp_path)
 
 
 def test_scratch_memory_of_unknown_size_is_refused():
