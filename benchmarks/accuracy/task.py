@@ -41,7 +41,7 @@ class Requirement:
 
     def __str__(self) -> str:
         if self.than_f32:
-            return f"f32 {'+' if self.better == 'lower' else '-'} {self.limit:g}"
+            return f"f32 {'+' if self.better == 'lower' else '-'} {self.limit:.2g}"
         return f"{'<=' if self.better == 'lower' else '>='} {self.limit:g}"
 
 

@@ -105,6 +105,19 @@ def test_a_requirement_is_a_limit_or_a_distance_from_f32(requirement: Requiremen
     assert requirement.met(value, f32) is met
 
 
+@pytest.mark.parametrize(
+    ("requirement", "text"),
+    [
+        (Requirement(0.995, "higher"), ">= 0.995"),
+        (Requirement(5, "lower"), "<= 5"),
+        (Requirement(2 / 297, "higher", than_f32=True), "f32 - 0.0067"),
+        (Requirement(1, "lower", than_f32=True), "f32 + 1"),
+    ],
+)
+def test_a_requirement_reads_as_a_formula(requirement: Requirement, text: str) -> None:
+    assert str(requirement) == text
+
+
 def test_frames_are_speech_where_someone_speaks_half_of_the_time() -> None:
     frame = speech.FRAME / speech.RATE
     rttm = f"SPEAKER x 1 {frame} {1.4 * frame} <NA> <NA> a <NA> <NA>\nSPEAKER x 1 {2.2 * frame} {0.4 * frame} <NA> <NA> b <NA> <NA>\n"
