@@ -43,7 +43,7 @@ def templates() -> Iterator[Template]:
     yield Template(
         "map_pad", lambda x: ops.pad(ops.sigmoid(x), low=(0, 3, 1), high=(0, 0, 5), mode="constant", value=-1.0), ((70, 131),)
     )
-    yield Template("map_pad_vectors", lambda x: ops.pad(x, low=(0, 1, 41), high=(0, 1, 9), mode="constant", value=2.0), ((3, 21),))
+    yield Template("map_pad_vectors", lambda x: ops.pad(x, low=(0, 1, 41), high=(0, 1, 9), mode="constant", value=2.0), ((37, 21),))
     yield Template("softmax", lambda x: ops.softmax(x, axis=2), ((13, 777),))
     yield Template("softmax_outer", lambda x: ops.softmax(x, axis=1), ((37, 131),))
     yield Template("softmax_f64", lambda x: ops.softmax(x, axis=2), ((7, 333),), "f64")
