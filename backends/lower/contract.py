@@ -247,7 +247,10 @@ class _Contract:
         return [If(mine if isinstance(left, Const) else mine & (const(0) < left), tuple(panel(panels, left)))]
 
     def _tile(self, index: Expr, run: Callable[[int, Expr, Expr], list[Stmt]]) -> list[Stmt]:
-        """`run(rows, first row, its place in the tile)` for tile `index`: a whole one, or the rows left as tiles of 8, 4, 2 and 1."""
+        """`run(rows, first row, its place in the tile)` for tile `index`: a whole one, or the rows left.
+
+        These are a tile of their own where their number is known, else tiles of 8, 4, 2 and 1.
+        """
         rows, total, names = self.tile.rows, self.total, self.names
         first, rest = names.var("m"), names.var("left")
         begin = [Let(first, index * rows), Let(rest, size_expr(total) - first)]
@@ -255,17 +258,17 @@ class _Contract:
         if rows == 1 or (isinstance(total, int) and total % rows == 0):
             return [*begin, *whole]
         pieces: list[Stmt] = []
+        if isinstance(total, int):
+            pieces = run(total % rows, first, const(0))
+            if total < rows:
+                return [*begin, *pieces]
+            return [*begin, If(rest >= rows, tuple(whole), tuple(pieces))]
         size = 1 << (rows - 1).bit_length() - 1
-        known = total % rows if isinstance(total, int) else None
         while size:
-            if known is None or known & size:
-                start = names.var("m")
-                at = first + (rest - rest % (2 * size)) if known is None else first + (known - known % (2 * size))
-                piece = (Let(start, at), *run(size, start, start - first))
-                pieces += [If(const(0) < (rest // size) % 2, piece)] if known is None else piece
+            start = names.var("m")
+            piece = run(size, start, start - first)
+            pieces.append(If(const(0) < (rest // size) % 2, (Let(start, first + (rest - rest % (2 * size))), *piece)))
             size //= 2
-        if isinstance(total, int) and total < rows:
-            return [*begin, *pieces]
         return [*begin, If(rest >= rows, tuple(whole), tuple(pieces))]
 
     def _rows(self, rows: int, first: Expr, place: _Task) -> list[Stmt]:

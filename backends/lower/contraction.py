@@ -99,7 +99,8 @@ def tiles(node: Node, target: Target) -> list[tuple[int, int]]:
         far = (tile[0] * steps + least_size(across) - 1) * pixel > L1_BYTES
         if pixel * least_size(across) * tile[1] * lanes > BLOCK_BYTES:
             far = False  # k runs in chunks
-        return _time(tile, least, vectors, FAR_COST if far else LOAD_COST, halves), -tile[0] * tile[1]
+        known = isinstance(rows, int)
+        return _time(tile, least, vectors, FAR_COST if far else LOAD_COST, halves, known), -tile[0] * tile[1]
 
     return sorted(_tiles(target.registers, ALIAS_ROWS if aliased else target.registers, halves), key=cost)
 
@@ -116,11 +117,11 @@ def _tiles(registers: int, most_rows: int, halves: bool) -> Iterator[tuple[int, 
         yield from ((rows, vectors) for rows in range(vectors, most + 1))
 
 
-def _time(tile: tuple[int, int], rows: int, vectors: int, row_cost: float, halves: bool) -> float:
+def _time(tile: tuple[int, int], rows: int, vectors: int, row_cost: float, halves: bool, known: bool) -> float:
     """Cycles for one step of k over all rows and vectors, by the ports of a core: two multiply-adds and two loads in a cycle.
 
     halves: a multiply-add is four instructions, and taking the operands apart two for an element of the first and three for a vector
-    of the second.
+    of the second.  known: whether the rows that a tile does not divide are one smaller tile.
     """
     height, width = tile
 
@@ -132,7 +133,8 @@ def _time(tile: tuple[int, int], rows: int, vectors: int, row_cost: float, halve
 
     def column(v: int) -> float:
         rest = rows % height
-        return rows // height * cycles(height, v) + sum(cycles(1 << bit, v) for bit in range(height.bit_length()) if rest >> bit & 1)
+        left = [rest] if known else [1 << bit for bit in range(height.bit_length()) if rest >> bit & 1]
+        return rows // height * cycles(height, v) + sum(cycles(r, v) for r in left)
 
     return vectors // width * column(width) + column(vectors % width)
 
