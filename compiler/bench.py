@@ -53,7 +53,7 @@ class Measured:
     runs: int
     per_second: float
     peak_rss_mb: float
-    ratio: float  # Octavo's time over this runtime's, side by side; 1 for Octavo itself
+    ratio: float  # Octavo's time (that of the first entry) over this runtime's, side by side; 1 for Octavo itself
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,15 @@ class BenchReport:
 
     def as_data(self) -> dict[str, Any]:
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What takes turns: `runtime` runs the model file at `path`; `name` is what the result is called."""
+
+    name: str
+    runtime: str
+    path: Path
 
 
 def bench(
@@ -96,50 +105,72 @@ def bench(
         raise OctavoError(f"there is no runtime {unknown[0]!r} to measure against; known: {', '.join(PEERS)}")
     if against and onnx is None:
         raise OctavoError("a comparison needs the ONNX file: other runtimes cannot read an artifact")
+    entries = [Entry("octavo", "octavo", artifact), *(Entry(name, name, Path(onnx or "")) for name in against)]
+    results, failures, scheduling = take_turns(
+        entries, feeds, threads=threads, seconds=seconds, rounds=rounds, realtime=realtime, limits=LIMITS.get(target, {})
+    )
+    if against and len(results) == 1:
+        raise OctavoError("; ".join(failures.values()))
+    inputs = {name: f"{array.dtype}{list(array.shape)}" for name, array in feeds.items()}
+    return BenchReport((onnx or artifact).name, inputs, threads, describe_machine(), scheduling, results, failures)
+
+
+def take_turns(
+    entries: Sequence[Entry],
+    feeds: Mapping[str, np.ndarray],
+    *,
+    threads: int = 1,
+    seconds: float = 3.0,
+    rounds: int = 7,
+    realtime: bool = False,
+    limits: Mapping[str, str] | None = None,
+) -> tuple[tuple[Measured, ...], dict[str, str], str]:
+    """Run entries in turns: what each did, what those that cannot run said by name, and the scheduling in words.
+
+    The first is an artifact of Octavo; ratios are its times over those of the others.  limits: environment variables for all.
+
+    Raises OctavoError when the first fails.
+    """
+    first = entries[0]
     with tempfile.TemporaryDirectory(prefix="octavo-bench-") as folder:
         feeds_file = Path(folder) / "feeds.npz"
-        ordered = {spec.name: feeds[spec.name] for spec in load(artifact).inputs if spec.name in feeds}  # some peers go by position
+        ordered = {spec.name: feeds[spec.name] for spec in load(first.path).inputs if spec.name in feeds}  # some peers go by position
         np.savez(feeds_file, allow_pickle=False, **{**ordered, **feeds})
         running: dict[str, _Contender] = {}
         failures: dict[str, str] = {}
         try:
-            for name in ("octavo", *against):
-                report(f"load in {name}")
-                path = artifact if name == "octavo" else Path(onnx or "")
-                contender = _Contender(name, path, feeds_file, threads, realtime, LIMITS.get(target, {}))
-                running[name] = contender
+            for entry in entries:
+                report(f"load in {entry.name}")
+                contender = _Contender(entry, feeds_file, threads, realtime, limits or {})
+                running[entry.name] = contender
                 try:
                     contender.load()
                 except OctavoError as e:
-                    if name == "octavo":
+                    if entry is first:
                         raise
-                    failures[name] = str(e)
-                    running.pop(name).close()
-            if against and len(running) == 1:
-                raise OctavoError("; ".join(failures.values()))
+                    failures[entry.name] = str(e)
+                    running.pop(entry.name).close()
             for k in range(rounds):
                 for name, contender in running.items():
                     report(f"run {name}", k * len(running) + list(running).index(name), rounds * len(running))
                     contender.run(seconds / rounds)
-            scheduling = running["octavo"].facts["scheduling"]
-            results = tuple(c.result(running["octavo"]) for c in running.values())
+            scheduling = running[first.name].facts["scheduling"]
+            return tuple(c.result(running[first.name]) for c in running.values()), failures, scheduling
         finally:
             for contender in running.values():
                 contender.close()
-    inputs = {name: f"{array.dtype}{list(array.shape)}" for name, array in feeds.items()}
-    return BenchReport((onnx or artifact).name, inputs, threads, describe_machine(), scheduling, results, failures)
 
 
 class _Contender:
     """The parent's end of a `contender` process."""
 
-    def __init__(self, name: str, model: Path, feeds: Path, threads: int, realtime: bool, limits: Mapping[str, str]):
-        self.name = name
+    def __init__(self, entry: Entry, feeds: Path, threads: int, realtime: bool, limits: Mapping[str, str]):
+        self.name = entry.name
         self.rounds: list[list[float]] = []
         self.facts: dict[str, Any] = {}
         environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads)), **limits}
         package = __name__.rpartition(".")[0]
-        command = [sys.executable, "-m", f"{package}.contender", name, str(model), str(feeds), str(threads)]
+        command = [sys.executable, "-m", f"{package}.contender", entry.runtime, str(entry.path), str(feeds), str(threads)]
         command.append("realtime" if realtime else "normal")
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -152,12 +183,12 @@ class _Contender:
     def run(self, seconds: float) -> None:
         self.rounds.append(self._ask(do="run", seconds=seconds)["ms"])
 
-    def result(self, octavo: _Contender) -> Measured:
-        """End the process and sum up; ratios are taken against the rounds of `octavo`."""
+    def result(self, first: _Contender) -> Measured:
+        """End the process and sum up; ratios are taken against the rounds of `first`."""
         self.facts.update(self._ask(do="end"))
         times = np.array([t for one in self.rounds for t in one])
         medians = [statistics.median(one) for one in self.rounds]
-        side_by_side = [statistics.median(o) / m for o, m in zip(octavo.rounds, medians, strict=True)]
+        side_by_side = [statistics.median(o) / m for o, m in zip(first.rounds, medians, strict=True)]
         return Measured(
             runtime=self.name,
             version=self.facts["version"],

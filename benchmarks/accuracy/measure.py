@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 
-from ...compiler.contender import said
 from ...compiler.progress import part, report
-from ...ir.errors import OctavoError
 from ..fetch import fetch
+from ..peers import reason
 from .contenders import CONTENDERS, REFERENCE, Contender
 from .task import Measure, Requirement, Task
-
-FOLDERS = re.compile(r"/\S*/(?=\S)")  # in what a peer says: temporary, or of this machine alone
 
 
 @dataclass(frozen=True)
@@ -65,10 +61,8 @@ def measure(task: Task, contenders: Sequence[Contender] = CONTENDERS) -> Outcome
             ):  # peers print bars
                 runs = {name: contender.prepare(files[name], data.calibration[name], task.transformer) for name in task.models}
                 figures[contender.name] = _scores(data.measures, [one.answer(runs) for one in data.measures], truth)
-        except ModuleNotFoundError as e:
-            failures[contender.name] = f"{e.name} is not installed"
         except Exception as e:  # whatever a contender raises is its answer
-            failures[contender.name] = str(e) if isinstance(e, OctavoError) else FOLDERS.sub("", said(e))
+            failures[contender.name] = reason(e)
     rows = tuple(
         Row(task.name, one.name, one.metric, one.requirement, {name: scores[k] for name, scores in figures.items()})
         for k, one in enumerate(data.measures)

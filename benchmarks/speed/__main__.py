@@ -6,16 +6,15 @@ import json
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.markup import escape
 
 from ...compiler.bench import PEERS
 from ...compiler.cli.options import standard, target_option
-from ...compiler.cli.terminal import Terminal, table
+from ...compiler.cli.terminal import Terminal
 from ...compiler.machine import available_cores
 from ...compiler.progress import part
 from ...ir.errors import OctavoError
 from ...ir.files import replacing
+from ..tables import show
 from .cases import Outcome, chosen, installed_peers, measure
 from .chart import as_svg, sweep_as_svg
 from .floors import measure_floors
@@ -67,7 +66,7 @@ def main(ctx: click.Context, only: tuple[str, ...], against: str, seconds: float
         raise SystemExit(1) from None
     for warning in results.warnings:
         terminal.note(f"warning: {warning}")
-    terminal.emit(as_json(results), lambda out: _show(out, results))
+    terminal.emit(as_json(results), lambda out: show(out, results.setting, sections(results)))
     if folder is not None:
         terminal.note(f"written to {folder / stem(results)}.json, .md and .svg")
     if not outcomes:
@@ -82,19 +81,6 @@ def _write(results: Results, folder: Path) -> None:
     for name, text in texts.items():
         with replacing(folder / (stem(results) + name)) as temporary:
             temporary.write_text(text)
-
-
-def _show(out: Console, results: Results) -> None:
-    for line in results.setting:
-        out.print(line, highlight=False, markup=False)
-    for section in sections(results):
-        out.print()
-        rows = table(*section.columns, title=section.title, text=section.text)
-        for row in section.rows:
-            rows.add_row(*map(escape, row))
-        out.print(rows)
-        for note in section.notes:
-            out.print(note, highlight=False, markup=False)
 
 
 if __name__ == "__main__":

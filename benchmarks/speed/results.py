@@ -10,6 +10,7 @@ from typing import Any
 
 from ... import __version__
 from ...compiler.machine import Machine, describe_machine
+from ..tables import Section, markdown
 from .cases import CLOSE, SLOW, Outcome, geomean
 from .floors import COMPILED, Floors
 from .limits import Limits, Share
@@ -76,17 +77,6 @@ class Results:
 
     def at(self, threads: int) -> list[Outcome]:
         return [o for o in self.outcomes if o.report.threads == threads]
-
-
-@dataclass(frozen=True)
-class Section:
-    """A table; the first `text` columns are words."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
-    text: int = 1
 
 
 def as_json(results: Results) -> dict[str, Any]:
@@ -212,9 +202,4 @@ def as_markdown(results: Results) -> str:
     lines += ["", f"![Octavo's time over the fastest peer's]({stem(results)}.svg)"]
     if results.sweep:
         lines += ["", f"![Time of small matmuls by size]({stem(results)}-sizes.svg)"]
-    for section in sections(results):
-        marks = ["---" if k < section.text else "---:" for k in range(len(section.columns))]
-        table = [section.columns, tuple(marks), *section.rows]
-        lines += ["", f"## {section.title}", "", *("| " + " | ".join(row) + " |" for row in table)]
-        lines += [line for note in section.notes for line in ("", note[0].upper() + note[1:] + ".")]
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, *markdown(sections(results)), ""])
