@@ -36,7 +36,7 @@ def _loops(names: Names, ins: list[Tensor], outs: list[Tensor], *, bins: int, pa
         add = counts.store((p, bin_), counts[p, bin_] + 1)
         return [
             Let(value, x[p * size_expr(length) + k]),
-            Let(magnitude, LOOPS.abs(value) * scale[()]),
+            Let(magnitude, LOOPS.abs(value * scale[()])),
             If(magnitude < bins // 2, (Let(step, LOOPS.cast(magnitude, i64)), add)),  # NaN is not less
         ]
 
@@ -54,18 +54,19 @@ def _samples(rng: np.random.Generator) -> Iterable[Sample]:
     for parts in (1, 4):
         yield Sample((x, np.asarray(8, np.float32)), {"bins": 32, "parts": parts})
     yield Sample((x[0, :3], np.asarray(1, np.float32)), {"bins": 8, "parts": 5})
+    yield Sample((x, np.asarray(-8, np.float32)), {"bins": 32})
     yield Sample((x[:0], np.asarray(1, np.float32)), {"bins": 8, "parts": 2})
 
 
 @opaque(infer=_infer, loops=_loops, samples=_samples)
 def histogram(x: np.ndarray, scale: np.ndarray, *, bins: int, parts: int = 1) -> np.ndarray:
-    """How many elements of f32 x fall into each of `bins` bins 1 / scale wide around zero: i32[parts, bins].
+    """How many elements of f32 x fall into each of `bins` bins 1 / |scale| wide around zero: i32[parts, bins].
 
     Zero and what is above it count from bin `bins // 2` on, what is below from bin `bins // 2 - 1` down; an element between two bins
     belongs to the one farther from zero.  What lies outside and NaN are not counted.  Each row counts an equally long part of x.
     """
     length = -(-x.size // parts)
-    magnitude = np.abs(x.reshape(-1)) * scale
+    magnitude = np.abs(x.reshape(-1) * scale)
     inside = magnitude < bins // 2
     step = magnitude[inside].astype(np.int64)
     bin_ = np.where(x.reshape(-1)[inside] < 0, bins // 2 - 1 - step, bins // 2 + step)
