@@ -7,9 +7,9 @@ import sys
 import time
 
 from .differential import LEVELS, STAGES
-from .run import findings
+from .run import ANY, QUANTIZED, findings
 
-STAGES_HELP = f"what to check: {','.join(STAGES)} (default), and native code for {','.join(LEVELS)}"
+STAGES_HELP = f"what to check: {','.join(STAGES)} (default), and native code for {','.join(LEVELS)} (default of --quantized)"
 
 
 def main() -> int:
@@ -17,18 +17,20 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1000, help="how many graphs (default 1000)")
     parser.add_argument("--seed", type=int, default=0, help="the first seed; a failure is repeated by its seed and --count 1")
     parser.add_argument("--nodes", type=int, default=12, help="operations in a graph (default 12)")
-    parser.add_argument("--stages", default=",".join(STAGES), help=STAGES_HELP)
+    parser.add_argument("--quantized", action="store_true", help="networks of 8-bit values instead of graphs of all ops")
+    parser.add_argument("--stages", help=STAGES_HELP)
     parser.add_argument("--no-shrink", action="store_true", help="report failing graphs as they are")
     parser.add_argument("--max-failures", type=int, default=10, help="stop after so many (default 10)")
     options = parser.parse_args()
-    stages = tuple(options.stages.split(","))
+    kind = QUANTIZED if options.quantized else ANY
+    stages = tuple(options.stages.split(",")) if options.stages else kind.stages
     if unknown := set(stages) - {*STAGES, *LEVELS}:
         parser.error(f"no stage {min(unknown)!r}; the stages are {', '.join((*STAGES, *LEVELS))}")
 
     start = time.monotonic()
     found = 0
     seeds = range(options.seed, options.seed + options.count)
-    for k, finding in enumerate(findings(seeds, nodes=options.nodes, stages=stages, shrinking=not options.no_shrink), 1):
+    for k, finding in enumerate(findings(seeds, nodes=options.nodes, stages=stages, shrinking=not options.no_shrink, kind=kind), 1):
         if finding is not None:
             found += 1
             _progress("")

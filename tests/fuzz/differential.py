@@ -15,12 +15,14 @@ from octavo.ir.parse import parse
 from octavo.ir.text import canonical_text, large_constants, to_text
 from octavo.ir.verify import verify
 from octavo.passes.manager import Fixpoint, Pass, pass_name, run_passes
-from octavo.passes.pipeline import PIPELINE
+from octavo.passes.pipeline import PIPELINE, optimize
 
 from .generate import Feeds
+from .intervals import intervals, outside
 from .numerics import Measured, measure, mismatch
 
 Run = Callable[[Feeds], Sequence[np.ndarray]]
+Problem = Callable[[np.ndarray, int], str]  # an output and its number -> why it is wrong, or ""
 STAGES = ("reference", "text", "pass", "native")
 LEVELS = tuple(t.name for t in runnable())  # stages too: native code for a level below the best
 
@@ -43,14 +45,45 @@ def check(graph: Graph, feeds: Sequence[Feeds], stages: Sequence[str] = STAGES) 
         expected = [bounds(graph, f) for f in feeds]
     except Exception as e:
         return Failure("reference", f"{type(e).__name__}: {e}")
+
+    def wrong(stage: str, feed: int) -> Problem | None:
+        wanted = expected[feed]
+        return None if wanted is None else lambda actual, k: mismatch(actual, wanted[k])
+
+    return _first(graph, feeds, stages, wrong)
+
+
+def check_quantized(graph: Graph, feeds: Sequence[Feeds], stages: Sequence[str] = STAGES) -> Failure | None:
+    """The same for a graph with quantize and dequantize.
+
+    The passes may make any form of it that rounds as well; native code of every level gives the very bytes of what the passes made.
+    """
+    try:
+        forms = [intervals(graph, f, forms=True) for f in feeds]
+        made = optimize(graph)
+        same = [intervals(made, f, forms=False) for f in feeds]
+    except Exception as e:
+        return Failure("reference", f"{type(e).__name__}: {e}")
+
+    def wrong(stage: str, feed: int) -> Problem:
+        compiled = stage == "native" or stage in LEVELS
+        return lambda actual, k: outside(actual, (same if compiled else forms)[feed][k])
+
+    return _first(graph, feeds, stages, wrong)
+
+
+def _first(graph: Graph, feeds: Sequence[Feeds], stages: Sequence[str], wrong: Callable[[str, int], Problem | None]) -> Failure | None:
+    """The first stage that raises or has a wrong output.  wrong: of a stage and the number of a feed, what says what is wrong."""
     for stage, prepare in _stages(graph, stages):
         try:
             run = prepare()
-            for f, wanted in zip(feeds, expected):
-                if run is None or wanted is None:
+            for number, f in enumerate(feeds):
+                problem_of = wrong(stage, number)
+                if run is None or problem_of is None:
                     continue
-                for name, actual, w in zip(graph.output_names, run(f), wanted, strict=True):
-                    if problem := mismatch(np.asarray(actual), w):
+                results = run(f)
+                for k, (name, actual) in enumerate(zip(graph.output_names, results, strict=True)):
+                    if problem := problem_of(np.asarray(actual), k):
                         return Failure(stage, f"{name} with sizes {bind_sizes(graph, f, {})}: {problem}")
         except Exception as e:  # whatever it is, it is a finding
             return Failure(stage, f"{type(e).__name__}: {e}")

@@ -6,17 +6,21 @@ import os
 import signal
 
 import numpy as np
-from octavo.ir.graph import Graph, const_value, input_value, rewrite
+import pytest
+from octavo.ir.graph import Graph, Node, Value, const_value, input_value, rewrite
 from octavo.ir.ops.operators import build
 from octavo.ir.ops.registry import OPS
 from octavo.ir.text import to_text
-from octavo.ir.types import TensorType, f32
+from octavo.ir.types import TensorType, f32, i32, u8
+from octavo.passes.pipeline import optimize
 from octavo.tests.fuzz import differential
-from octavo.tests.fuzz.differential import bounds, check
+from octavo.tests.fuzz.differential import bounds, check, check_quantized
 from octavo.tests.fuzz.generate import generate
+from octavo.tests.fuzz.intervals import intervals, outside
 from octavo.tests.fuzz.isolate import Crash, each
 from octavo.tests.fuzz.numerics import mismatch
-from octavo.tests.fuzz.run import findings
+from octavo.tests.fuzz.quantized import generate_quantized
+from octavo.tests.fuzz.run import QUANTIZED, findings
 from octavo.tests.fuzz.shrink import shrink
 
 
@@ -104,4 +108,76 @@ def test_a_crash_is_a_result_and_the_rest_goes_on():
 def test_a_short_run_finds_nothing():
     stages = (*differential.STAGES, *differential.LEVELS[:1])  # the least of what runs here too
     found = [finding for finding in findings(range(40), stages=stages) if finding is not None]
+    assert not found, "\n".join(map(str, found))
+
+
+# --- networks of 8-bit values ---
+
+
+@pytest.mark.filterwarnings("ignore::octavo.ir.errors.QuantWarning")
+def test_quantized_networks_multiply_bytes_in_every_way():
+    graphs = [generate_quantized(seed, 8).graph for seed in range(40)]
+    nodes = [n for g in graphs for n in optimize(g).nodes]
+    integer = [n for n in nodes if n.op in ("conv", "matmul") and n.types[0].dtype is i32]
+    convolutions = [n for n in integer if n.op == "conv"]
+    assert len(integer) > 40
+    assert {n.types[0].rank for n in convolutions} == {3, 4, 5}
+    assert {n.attrs["groups"] > 1 for n in convolutions} == {True, False}
+    assert any(n.op == "matmul" for n in integer)
+    assert any(g.symbols for g in graphs)
+
+
+def number(x: float, dtype: type = np.float32) -> Value:
+    return const_value(np.array(x, dtype))
+
+
+def byte_layer() -> tuple[Graph, dict[str, np.ndarray]]:
+    """A matmul of bytes, requantized."""
+    x = input_value("x", TensorType(u8, (16, 8)))
+    real = build("dequantize", x, number(0.02), number(7, np.uint8))
+    w = np.random.default_rng(0).integers(-99, 99, (8, 8)).astype(np.int8)
+    product = build("matmul", real, build("dequantize", const_value(w), number(0.01), number(0, np.int8)))
+    q = build("quantize", product, number(0.1), number(128, np.uint8), to=u8)
+    return Graph("bytes", (x,), (q,)), {"x": np.random.default_rng(1).integers(0, 255, (16, 8)).astype(np.uint8)}
+
+
+def test_one_form_of_a_quantized_graph_has_one_result():
+    graph, feeds = byte_layer()
+    (exact,) = intervals(optimize(graph), feeds, forms=False)
+    assert exact.is_exact
+    (allowed,) = intervals(graph, feeds, forms=True)
+    assert outside(exact.low, allowed) == ""
+    assert "instead of" in outside(exact.low + np.uint8(1), allowed)
+
+
+def test_a_value_at_a_step_may_be_either_byte_and_no_other():
+    x = input_value("x", TensorType(f32, (2,)))
+    graph = Graph("g", (x,), (build("quantize", build("exp", x), number(1), number(0, np.uint8), to=u8),))
+    (allowed,) = intervals(graph, {"x": np.log(np.array([2.5, 2.6], np.float32))}, forms=False)
+    assert allowed.low.tolist() == [2, 3]
+    assert allowed.high.tolist() == [3, 3]
+
+
+@pytest.mark.filterwarnings("ignore::octavo.ir.errors.QuantWarning")
+def test_a_pass_that_moves_zero_points_is_found_and_shrunk(monkeypatch):
+    def moves_zero_points(graph: Graph) -> Graph:
+        def rule(node: Node, inputs: tuple[Value, ...]) -> Value | None:
+            if node.op == "dequantize" and node.inputs[0].dtype is i32 and not node.inputs[0].is_const:
+                return build("dequantize", inputs[0], inputs[1], number(40, np.int32))
+            return None
+
+        return rewrite(graph, rule)
+
+    pipeline = (*differential.PIPELINE, moves_zero_points)
+    monkeypatch.setattr(differential, "PIPELINE", pipeline)
+    case = next(c for c in (generate_quantized(s, 4) for s in range(50)) if check_quantized(c.graph, c.feeds, ("pass",)))
+    small = shrink(case, lambda c: check_quantized(c.graph, c.feeds, ("pass",)) is not None)
+    failure = check_quantized(small.graph, small.feeds, ("pass",))
+    assert failure is not None
+    assert failure.stage == "pass moves_zero_points"
+    assert sum(n.op in ("conv", "matmul") for n in small.graph.nodes) == 1
+
+
+def test_a_short_run_of_quantized_networks_finds_nothing():
+    found = [finding for finding in findings(range(20), nodes=3, kind=QUANTIZED) if finding is not None]
     assert not found, "\n".join(map(str, found))
