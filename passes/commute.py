@@ -6,8 +6,8 @@
     quantize(relu(x), s, 0, to=u8)       ->  quantize(x, s, 0)         the range of the integers limits as much
     quantize(x, s, z, to=i8)             ->  flip_sign(quantize(x, s, z + 128, to=u8))      contractions want unsigned activations
 
-Scale and zero point are one number each, the scale positive: both functions are monotone then, and every rewrite is exact.  One
-sweep moves an op by one place.
+Scale and zero point are one number each, the scale positive: both functions are monotone then, and every rewrite is exact, but for
+NaN, of which nothing says what integer it becomes.  One sweep moves an op by one place.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from .values import scalar, uniform, use_counts
 
 MOVES = frozenset(("reshape", "transpose", "slice", "broadcast_to", "tile", "repeat", "gather", "gather_elements", "gather_nd"))
 SIGN = 0x80
+LARGEST = 2.0**110  # of a scale by which any difference of two 16-bit integers can be multiplied in f32
 
 
 def commute(graph: Graph) -> Graph:
@@ -78,7 +79,7 @@ def _quantize(node: Node, inputs: tuple[Value, ...], alone: bool) -> Value | Non
         return flip_sign(apply("quantize", x, scale, flip_sign(zero), to=u8, loc=node.loc), node.loc)
     above = x.node
     if above.op == "dequantize" and all(_same(a, b) for a, b in zip(above.inputs[1:], (scale, zero), strict=True)):
-        return above.inputs[0]
+        return above.inputs[0] if to.bits <= 16 and scale.array <= LARGEST else None
     if not alone or len(above.types) != 1:
         return None
 
@@ -135,7 +136,15 @@ def _after(node: Node, inputs: tuple[Value, ...]) -> Value | None:
     fill = {"pad": "value", "window": "fill"}.get(node.op)
     if fill and attrs.get(fill, 0) == 0:
         attrs[fill] = float(zero.array)
-    elif node.op not in MOVES and node.op not in ("reduce_max", "reduce_min", "concat"):
+    elif node.op not in MOVES and node.op != "concat" and not _chooses(node):
         return None
     integers = [v.node.inputs[0] for v in sources]
     return apply("dequantize", apply(node.op, *integers, *inputs[len(sources) :], loc=node.loc, **attrs), scale, zero, loc=node.loc)
+
+
+def _chooses(node: Node) -> bool:
+    """Whether a node finds the greatest or least of some elements; that of none is an infinity, which no integer is."""
+    if node.op not in ("reduce_max", "reduce_min"):
+        return False
+    shape = node.inputs[0].shape
+    return all(isinstance(d, int) and d > 0 for d in (shape[k] for k in node.attrs["axes"]))

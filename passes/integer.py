@@ -6,8 +6,9 @@
         ->  quantize(relu(dequantize(a, sa / sy, za) + dequantize(r, sr / sy, zr)), 1, zy)
 
 x is u8 with one scale and w constant with one scale for each output channel, or in all.  Sums are exact: a contraction whose i32 sums
-could overflow is left alone.  Scales are multiplied and divided in f64 and rounded once, so that an element costs one product and no
-division.  A bias that is not quantized is added to the float that the sum becomes.
+could overflow is left alone, as is one the product of whose scales f32 cannot hold.  Scales are multiplied and divided in f64 and
+rounded once, so that an element costs one product and no division.  A bias that is not quantized is added to the float that the sum
+becomes.
 """
 
 from __future__ import annotations
@@ -138,7 +139,9 @@ def _with_integer_contractions(graph: Graph, exact: dict[Node, np.ndarray]) -> G
             corrections = corrections[..., None, :]
         total = apply("add", sums, const_value(corrections.astype(np.int32), node.loc), loc=node.loc)
         product = float(scale.array) * (by_channel if by_channel.size == 1 else by_channel.reshape(-1, *(1,) * (rank - 1 - channel)))
-        m = const_value(product.reshape(()).astype(np.float32) if product.size == 1 else product.astype(np.float32), w.node.loc)
+        m = _rounded(product.reshape(()) if product.size == 1 else product, w)
+        if m is None:
+            return None
         exact[m.node] = product.reshape(m.array.shape)
         result = apply("dequantize", total, m, scalar(0, i32), loc=node.loc)
         limits[result.node] = most
@@ -154,7 +157,7 @@ def _with_integer_contractions(graph: Graph, exact: dict[Node, np.ndarray]) -> G
         shape = np.broadcast_shapes(bias.values.shape, corrections.array.shape)
         if not np.allclose(bias.scales, np.broadcast_to(exact[m.node], shape).reshape(shape), rtol=BIAS_ERROR, atol=0):
             return None
-        most = limits[v.node] + int(np.abs(bias.values).max())
+        most = limits[v.node] + int(np.abs(bias.values).max(initial=0))
         if most > i32.max:
             return None
         c = const_value((corrections.array + bias.values).astype(np.int32), node.loc)
@@ -252,4 +255,7 @@ def _reason(node: Node) -> str:
         return "the first operand is not quantized with one constant scale"
     if _integers(w) is None:
         return "the second operand is not a quantized constant"
-    return "the weights have several scales for an output channel, do not fit i8 around their zero point, or their sums could overflow"
+    return (
+        "the weights have several scales for an output channel, do not fit i8 around their zero point, their sums could overflow, "
+        "or the product of its scales is too large or small for f32"
+    )

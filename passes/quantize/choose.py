@@ -59,8 +59,8 @@ def _can_be_integer(n: Node) -> bool:
 
 
 def _excluded(graph: Graph, known: Mapping[Value, str], exclude: Sequence[str]) -> set[Node]:
-    if isinstance(exclude, str):
-        raise QuantError(f"exclude is a sequence of names and patterns, not the text {exclude!r}")
+    if isinstance(exclude, str) or not all(isinstance(pattern, str) for pattern in exclude):
+        raise QuantError(f"exclude is a sequence of names and patterns, each a text, not {exclude!r}")
     contractions = [n for n in graph.nodes if n.op in ("conv", "matmul")]
     found: set[Node] = set()
     for pattern in exclude:

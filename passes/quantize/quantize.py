@@ -10,6 +10,7 @@ ordinary graph: `passes/integer.py` makes integer arithmetic of it, and it expor
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -54,8 +55,8 @@ def quantize(
     ranges = {v: profile.range(known[v], method, **options) for v in (*choice.shared, *choice.own)}
     factors: dict[Value, np.ndarray] = {}
     if smooth is not None:
-        if not 0 <= smooth <= 1:
-            raise QuantError(f"smooth is a strength from 0 to 1, not {smooth}")
+        if not isinstance(smooth, Real) or not 0 <= smooth <= 1:
+            raise QuantError(f"smooth is a strength from 0 to 1, not {smooth!r}")
         factors = smoothing(graph, choice.contractions, lambda v: profile.values[known[v]].channel_max if v in known else (), smooth)
         for v, s in factors.items():
             most = float((np.array(profile.values[known[v]].channel_max) / s).max())
@@ -161,7 +162,7 @@ def _rewritten(
     def with_bias(node: Node, product: Value, b: Value) -> Value | None:
         old, scales = products[product.node]
         bias = _by_channel(old, b)
-        if bias is None:
+        if bias is None or np.abs(bias / scales).max(initial=0) > 2 * LARGEST_BIAS:  # of weights whose scale was given
             return None
         shape = [1] * (product.type.rank - _channel_axis(old))
         shape[0] = -1
@@ -187,10 +188,10 @@ def _bias_after(graph: Graph, contraction: Node, uses: Mapping[Node, int]) -> np
 
 
 def _by_channel(contraction: Node, b: Value) -> np.ndarray | None:
-    """A constant as one number for each channel of a contraction's result (f64), or None where it is none."""
+    """A constant as one finite number for each channel of a contraction's result (f64), or None where it is none."""
     rank, axis = contraction.types[0].rank, _channel_axis(contraction)
     channels = contraction.types[0].shape[axis]
-    if b.type.rank > rank or not isinstance(channels, int):
+    if b.type.rank > rank or not isinstance(channels, int) or not np.isfinite(b.array).all():
         return None
     shape = (1,) * (rank - b.type.rank) + b.array.shape
     if any(d != 1 for k, d in enumerate(shape) if k != axis):

@@ -15,6 +15,7 @@ trade elements that are clipped for a finer step:
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -36,6 +37,10 @@ def find_range(
     unknown = sorted(options.keys() - known.keys())
     if unknown:
         raise QuantError(f"the method {method!r} has no option {unknown[0]!r}; it has: {', '.join(known) or 'none'}")
+    for name, value in options.items():
+        whole = isinstance(known[name], int)
+        if not isinstance(value, Integral if whole else Real):
+            raise QuantError(f"{name} is a {'whole ' if whole else ''}number, not {value!r}")
     low, high = min(low, 0.0), max(high, 0.0)
     if low == high:
         return low, high

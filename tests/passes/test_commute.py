@@ -126,6 +126,25 @@ def test_dequantize_stays_before_a_pad_with_something_else_than_zero():
     unchanged(text, commute)
 
 
+@pytest.mark.parametrize("op", ["reduce_max", "reduce_min"])
+@pytest.mark.parametrize("size", ["0", "n"])
+def test_dequantize_stays_before_a_maximum_of_perhaps_no_elements(op, size):
+    unchanged(graph("%d = dequantize(%x, S, Z)", f"%y = {op}(%d, axes=[1], keepdims=false)", inputs=f"%x: u8[2,{size}]"), commute)
+
+
+LOST = {
+    "a scale that overflows": ("u8", "const<f32[] 3e38>", "const<u8[] 3>"),
+    "integers of which f32 has not all": ("i32", "const<f32[] 0.25>", "const<i32[] 0>"),
+}
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_quantize_stays_after_a_dequantize_that_loses_integers(name):
+    dtype, scale, zero = LOST[name]
+    lines = (f"%d = dequantize(%x, {scale}, {zero})", f"%y = quantize(%d, {scale}, {zero}, to={dtype})")
+    unchanged(graph(*lines, inputs=f"%x: {dtype}[2,4]"), commute)
+
+
 def test_between_two_quantizations_with_one_scale_a_pool_is_one_of_bytes():
     before = graph(
         "%d = dequantize(%x, S, Z)",

@@ -185,6 +185,14 @@ FLOATS = {
         conv("", "c", "%w = dequantize(const<f8e4m3[3,2,1] [0.5,1.5,2.0,0.25,5.0,6.0]>, const<f32[] 0.25>, const<f8e4m3[] 0.0>)\n"),
         "the second operand is not a quantized constant",
     ),
+    "scales whose product is too large": (
+        conv("", "c", W.replace("0.5", "3e38")).replace("[] 0.5", "[] 2.5"),
+        "the product of its scales is too large or small",
+    ),
+    "scales whose product is subnormal": (
+        conv("", "c", W.replace("0.5", "2e-38")),
+        "the product of its scales is too large or small",
+    ),
     "weights with a scale of zero": (
         conv("", "c", W.replace("0.5", "0.0")),
         "the second operand is not a quantized constant",
@@ -217,6 +225,13 @@ def test_sums_that_could_overflow_stay_floats():
     graph = product(np.full((70_000, 1), 127, np.int8), 0.5, 2)
     with pytest.warns(QuantWarning, match="could overflow"):
         assert integer(graph) is graph
+
+
+def test_a_quantized_bias_of_no_elements_joins_nothing():
+    rest = "%b = dequantize(const<i32[0,1,1] []>, const<f32[] 0.125>, const<i32[] 0>)\n%y = add(%c, %b)"
+    result = integer(parse(conv(rest, inputs="%x: u8[0,2,4]")))
+    verify(result)
+    assert result.outputs[0].shape == (0, 3, 4)
 
 
 def test_a_graph_without_quantization_is_left_alone():

@@ -9,8 +9,10 @@ import octavo
 import pytest
 from octavo.ir.errors import QuantError
 from octavo.ir.evaluate import evaluate
-from octavo.ir.graph import Graph, Node
+from octavo.ir.graph import Graph, Node, const_value, input_value
+from octavo.ir.ops.registry import apply
 from octavo.ir.text import digest, parse, to_text
+from octavo.ir.types import f32, parse_type
 from octavo.ir.verify import verify
 from octavo.passes.fuse import fuse
 from octavo.passes.pipeline import optimize
@@ -170,7 +172,7 @@ def test_a_pattern_that_fits_nothing_is_refused(residual: tuple[Graph, Profile])
 
 
 def test_a_text_is_no_list_of_patterns(residual: tuple[Graph, Profile]) -> None:
-    with pytest.raises(QuantError, match="exclude is a sequence of names and patterns, not the text 'head'"):
+    with pytest.raises(QuantError, match="exclude is a sequence of names and patterns, each a text, not 'head'"):
         quantize(*residual, exclude="head")
 
 
@@ -189,3 +191,28 @@ def test_weights_that_are_no_numbers_are_named() -> None:
     profile = octavo.calibrate(parse(DENSE), [{"x": np.ones((1, 2), np.float32)}])
     with pytest.raises(QuantError, match="matmul at onnx:/fc: the weights hold infinities or NaN"):
         quantize(graph, Profile(digest(prepared(graph)), profile.samples, profile.values))
+
+
+def test_patterns_and_strengths_of_other_types_are_refused(residual: tuple[Graph, Profile]) -> None:
+    with pytest.raises(QuantError, match=r"exclude is a sequence of names and patterns, each a text, not \[3\]"):
+        quantize(*residual, exclude=[3])  # type: ignore[list-item]
+    with pytest.raises(QuantError, match="smooth is a strength from 0 to 1, not 'half'"):
+        quantize(*residual, smooth="half")  # type: ignore[arg-type]
+
+
+def test_an_infinite_bias_stays_a_float() -> None:
+    graph = parse(DENSE.replace("[1.0,2.0]", "[inf,2.0]"))
+    x = np.array([[-1.0, 0.5], [0.0, 1.55]], np.float32)
+    (y,) = evaluate(quantize(graph, profiled(graph, [{"x": x}])), {"x": x})
+    assert y[:, 0].tolist() == [np.inf, np.inf]
+    np.testing.assert_allclose(y[:, 1], evaluate(graph, {"x": x})[0][:, 1], atol=0.05)
+
+
+def test_a_bias_too_large_for_the_scale_of_given_integers_stays_a_float() -> None:
+    rng = np.random.default_rng(0)
+    w, b = const_value(rng.integers(-127, 128, (256, 256)).astype(np.int8)), const_value(rng.standard_normal(256).astype(np.float32))
+    x = input_value("x", parse_type("f32[2,256]"))
+    graph = Graph("g", (x,), (apply("add", apply("matmul", x, apply("cast", w, to=f32)), b),))
+    data = (rng.standard_normal((2, 256)) * 1e-12).astype(np.float32)
+    (y,) = evaluate(quantize(graph, profiled(graph, [{"x": data}])), {"x": data})
+    np.testing.assert_allclose(y, np.broadcast_to(b.array, y.shape), atol=1e-6)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from octavo.ir.errors import QuantError
@@ -113,9 +115,11 @@ def test_entropy_finds_what_onnxruntime_finds() -> None:
         ("percentile", {"percent": float("nan")}, "percent is above 0 and at most 100, not nan"),
         ("entropy", {"levels": 1}, "levels is from 2 to 1024, not 1"),
         ("mse", {"levels": 1}, "levels is 2 or more, not 1"),
+        ("mse", {"levels": 2.5}, "levels is a whole number, not 2.5"),
+        ("percentile", {"percent": "99"}, "percent is a number, not '99'"),
     ],
 )
-def test_wrong_options_are_refused(method: str, options: dict[str, float], message: str) -> None:
+def test_wrong_options_are_refused(method: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(QuantError, match=message):
         range_of(NORMAL, method, **options)
 
