@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from ..ir.errors import QuantError, ShapeError
+from ..ir.errors import QuantError
 from ..ir.text import digest
 from ..passes.quantize.profile import BINS, LEAST_EXPONENT, UNIT, Profile, Stats, prepared, value_names, widen
 from ..passes.quantize.watch import Watched, watch
+from .data import each_sample, run_sample
 from .driver import compile
-from .model import Model
 from .source import graph_of
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
@@ -50,8 +50,8 @@ def calibrate(
     seen = [_Seen(row) for row in rows]
     total = len(data) if hasattr(data, "__len__") else 0  # type: ignore[arg-type]
     count = 0
-    for count, sample in enumerate(_iterate(data), 1):
-        results = _run(compiled, sample, count)
+    for count, sample in enumerate(each_sample(data), 1):
+        results = run_sample(compiled, sample, count)
         for one in seen:
             one.add(results, count)
         tell("samples", count, total)
@@ -59,29 +59,6 @@ def calibrate(
         raise QuantError("there are no samples to calibrate with: data was empty (a generator gives its samples only once)")
     names = value_names(graph)
     return Profile(digest(graph), count, {names[one.row.value]: one.stats() for one in seen})
-
-
-def _iterate(data: Any) -> Iterable[Any]:
-    if isinstance(data, Mapping) or not isinstance(data, Iterable):
-        raise QuantError(
-            f"data must be an iterable of samples {{input name: array}}, not a {type(data).__name__}; for one sample give [it]"
-        )
-    return data
-
-
-def _run(compiled: Model, sample: Any, number: int) -> list[np.ndarray]:
-    """The statistics of one sample.  Raises QuantError where the model does not take it."""
-    if not isinstance(sample, Mapping):
-        raise QuantError(f"sample {number} is a {type(sample).__name__}, not {{input name: array}}")
-    for name, array in sample.items():
-        values = np.asarray(array)
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            place = np.argwhere(~np.isfinite(values))[0].tolist()
-            raise QuantError(f"sample {number}: input {name!r} holds {values[tuple(place)]} at {place}; calibrate with finite numbers")
-    try:
-        return compiled.run(None, sample)
-    except ShapeError as e:
-        raise QuantError(f"sample {number}: {e}") from None
 
 
 class _Seen:

@@ -12,14 +12,15 @@ import itertools
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from ..ir.errors import OctavoError, QuantError
+from ..ir.errors import OctavoError, QuantError, ShapeError
+from .model import Model
 
 Sample = dict[str, np.ndarray]
 UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)  # what NumPy raises for a damaged file, or one of objects
@@ -62,10 +63,60 @@ def read_samples(source: str, inputs: Sequence[str], limit: int | None = None) -
         ((count,),) = counts
         count = count if limit is None else min(limit, count)
         return Samples(count, lambda: ({name: a[k] for name, a in arrays.items()} for k in range(count)))
+    try:
+        module, name = _module_and_name(source)
+    except QuantError:
+        raise QuantError(f"{source!r} is no folder, no .npz file and no module:reader") from None
+    return Samples(0, lambda: itertools.islice(_from_module(source, module, name), limit))
+
+
+def each_sample(data: Any) -> Iterable[Any]:
+    """The samples that a caller gave.  Raises QuantError for what is no iterable of them."""
+    if isinstance(data, Mapping) or not isinstance(data, Iterable):
+        raise QuantError(
+            f"data must be an iterable of samples {{input name: array}}, not a {type(data).__name__}; for one sample give [it]"
+        )
+    return data
+
+
+def run_sample(model: Model, sample: Any, number: int) -> list[np.ndarray]:
+    """A model's outputs for the `number`-th sample.  Raises QuantError where it is none, is not finite, or the model refuses it."""
+    if not isinstance(sample, Mapping):
+        raise QuantError(f"sample {number} is a {type(sample).__name__}, not {{input name: array}}")
+    for name, array in sample.items():
+        values = np.asarray(array)
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            place = np.argwhere(~np.isfinite(values))[0].tolist()
+            raise QuantError(f"sample {number}: input {name!r} holds {values[tuple(place)]} at {place}; give finite numbers")
+    try:
+        return model.run(None, sample)
+    except ShapeError as e:
+        raise QuantError(f"sample {number}: {e}") from None
+
+
+def read_function(source: str) -> Callable[..., Any]:
+    """The function of a Python module that module:name means.  Raises QuantError where there is none."""
+    module, name = _module_and_name(source)
+    try:
+        found = _imported(module, name)
+    except Exception as e:
+        raise QuantError(f"{source} cannot be imported: {type(e).__name__}: {e}") from e
+    if not callable(found):
+        raise QuantError(f"{source} is a {type(found).__name__}, not a function")
+    return found
+
+
+def _module_and_name(source: str) -> tuple[str, str]:
     module, colon, name = source.partition(":")
     if not colon or not all(part.isidentifier() for part in (*module.split("."), name)):
-        raise QuantError(f"{source!r} is no folder, no .npz file and no module:reader")
-    return Samples(0, lambda: itertools.islice(_from_module(source, module, name), limit))
+        raise QuantError(f"{source!r} is not module:name, such as my_dataset:batches")
+    return module, name
+
+
+def _imported(module: str, name: str) -> Any:
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # the current folder, as `python -m` has it
+    return getattr(importlib.import_module(module), name)
 
 
 def _sample(file: Path, inputs: Sequence[str]) -> Sample:
@@ -96,10 +147,8 @@ def _load(file: Path) -> Any:
 
 def _from_module(source: str, module: str, name: str) -> Iterator[Sample]:
     """What a module's iterable or function gives; whatever goes wrong in it is the reader's, and said to be."""
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # the current folder, as `python -m` has it
     try:
-        reader = getattr(importlib.import_module(module), name)
+        reader = _imported(module, name)
         yield from cast(Iterable[Sample], reader() if callable(reader) else reader)
     except OctavoError:
         raise

@@ -42,8 +42,13 @@ def quantize(
     """
     if profile is None:
         return quantize_weights(graph_of(model, dims), weights=weights, exclude=exclude)
+    return quantized(graph_of(model, dims), loaded(profile), method=method, weights=weights, smooth=smooth, exclude=exclude, **options)
+
+
+def loaded(profile: Profile | str | os.PathLike[str]) -> Profile:
+    """A profile, from its file if it is a path.  Raises QuantError for anything else, OSError for a file that cannot be read."""
     if isinstance(profile, str | os.PathLike):
         profile = Profile.load(Path(profile))
     if not isinstance(profile, Profile):
         raise QuantError(f"a profile is what octavo.calibrate returns, or the path of its file, not a {type(profile).__name__}")
-    return quantized(graph_of(model, dims), profile, method=method, weights=weights, smooth=smooth, exclude=exclude, **options)
+    return profile

@@ -28,6 +28,7 @@ _COMMANDS = {
     "inspect": "Show what is in a model: nodes, kernels, memory.",
     "calibrate": "Learn the ranges of a model's values from data.",
     "quantize": "Quantize a model by the profile that calibration made.",
+    "debug": "Find which layers a quantized model loses accuracy or time in.",
     "check": "List every node that Octavo cannot compile.",
 }
 

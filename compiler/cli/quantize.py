@@ -13,9 +13,9 @@ from rich.console import Console
 from ...frontend.onnx import export_model
 from ...ir.files import replacing
 from ...ir.graph import Graph
-from ...passes.quantize.ranges import METHODS
 from ..quantize import quantize
 from .options import EXISTING, dims_option, standard
+from .quantizing import quantizing_options
 from .terminal import Terminal
 
 
@@ -23,33 +23,8 @@ from .terminal import Terminal
 @click.argument("model", type=EXISTING)
 @click.argument("profile", type=EXISTING, metavar="[MODEL.qprof]", required=False)
 @click.option("--output", "-o", type=click.Path(path_type=Path, dir_okay=False), required=True, metavar="OUT.onnx", help="The model.")
-@click.option(
-    "--method",
-    type=click.Choice(tuple(METHODS)),
-    default="minmax",
-    show_default=True,
-    help="How the range of a value follows from its histogram.",
-)
-@click.option("--percent", type=float, help="Of all elements, how many lie within a range; for --method percentile.")
-@click.option(
-    "--weights",
-    type=click.Choice(("max", "mse")),
-    default="max",
-    show_default=True,
-    help="Scales that reach the largest weight of a channel, or those with the least error.",
-)
-@click.option(
-    "--smooth",
-    type=click.FloatRange(0, 1),
-    help="How much of what is hard to quantize in normalised values moves into weights (SmoothQuant); for transformers, such as 0.5.",
-)
+@quantizing_options
 @click.option("--weights-only", is_flag=True, help="Make bytes of large weights of matmuls, without a profile, and of nothing else.")
-@click.option(
-    "--exclude",
-    multiple=True,
-    metavar="PATTERN",
-    help="Contractions that stay in floats: an op, a place such as '/head/*', or the name of a value; may be repeated.",
-)
 @dims_option
 @standard
 @click.pass_obj
@@ -58,13 +33,9 @@ def command(
     model: Path,
     profile: Path | None,
     output: Path,
-    method: str,
-    percent: float | None,
-    weights: str,
-    smooth: float | None,
     weights_only: bool,
-    exclude: tuple[str, ...],
     dims: dict[str, int],
+    quantizing: dict[str, Any],
 ) -> None:
     """Quantize a model by a profile of it, which `octavo calibrate` writes.
 
@@ -79,12 +50,9 @@ def command(
     """
     if weights_only == (profile is not None):
         raise click.UsageError("give the profile that `octavo calibrate` wrote, or --weights-only")
-    if percent is not None and method != "percentile":
-        raise click.UsageError("--percent is an option of --method percentile")
     start = time.perf_counter()
-    options = {} if percent is None else {"percent": percent}
     with terminal.progress(f"quantize {model.name}"):
-        graph = quantize(model, profile, method=method, weights=weights, smooth=smooth, exclude=exclude, dims=dims or None, **options)
+        graph = quantize(model, profile, dims=dims or None, **quantizing)
         data = export_model(graph).SerializeToString()
         with replacing(output) as temporary:
             temporary.write_bytes(data)

@@ -10,6 +10,7 @@ ordinary graph: `passes/integer.py` makes integer arithmetic of it, and it expor
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
@@ -29,7 +30,28 @@ from .weights import LEAST_BYTES, dequantized, quantized_weights, weights_of, wi
 LARGEST_BIAS = 1 << 24  # of a quantized bias: f32 holds every whole number up to it
 
 
-def quantize(
+@dataclass(frozen=True)
+class Quantization:
+    """A prepared graph beside what quantization made of it.
+
+    grids: values that are stored as bytes -> scale and zero point; factors: results of norms -> what `smooth.py` divides each channel
+    by; images: values of `before` that anything reads -> what they are in `after`, ahead of being quantized themselves.
+    """
+
+    before: Graph
+    after: Graph
+    choice: Choice
+    grids: Mapping[Value, tuple[float, int]]
+    factors: Mapping[Value, np.ndarray]
+    images: Mapping[Value, Value]
+
+
+def quantize(graph: Graph, profile: Profile, **options: Any) -> Graph:
+    """The prepared graph with 8-bit activations, weights and biases; options and errors as of `quantization`."""
+    return quantization(graph, profile, **options).after
+
+
+def quantization(
     graph: Graph,
     profile: Profile,
     *,
@@ -38,8 +60,8 @@ def quantize(
     smooth: float | None = None,
     exclude: Sequence[str] = (),
     **options: Any,
-) -> Graph:
-    """The prepared graph with 8-bit activations, weights and biases.
+) -> Quantization:
+    """The prepared graph, and the same with 8-bit activations, weights and biases.
 
     method: how ranges follow from the profile ("minmax", "percentile", "entropy", "mse"), with its options; weights: "max" or "mse";
     smooth: the strength of `smooth.py`, from 0 to 1, or None for none of it; exclude: ops, places or values whose contraction stays in
@@ -62,7 +84,9 @@ def quantize(
             most = float((np.array(profile.values[known[v]].channel_max) / s).max())
             ranges[v] = (-most, most)
     grids = {v: grid(*r) for v, r in _joined(choice, ranges).items()}
-    return _rewritten(graph, choice, grids, factors, weights)
+    images: dict[Value, Value] = {}
+    after = _rewritten(graph, choice, grids, factors, weights, images)
+    return Quantization(graph, after, choice, grids, factors, images)
 
 
 def quantize_weights(graph: Graph, *, weights: str = "max", exclude: Sequence[str] = ()) -> Graph:
@@ -111,8 +135,14 @@ def _sources(v: Value) -> list[Value]:
 
 
 def _rewritten(
-    graph: Graph, choice: Choice, grids: Mapping[Value, tuple[float, int]], factors: Mapping[Value, np.ndarray], method: str
+    graph: Graph,
+    choice: Choice,
+    grids: Mapping[Value, tuple[float, int]],
+    factors: Mapping[Value, np.ndarray],
+    method: str,
+    images: dict[Value, Value],
 ) -> Graph:
+    """images: gets what `Quantization` says."""
     uses = use_counts(graph)
     shared = frozenset(choice.shared)
     real: dict[Value, Value] = {}  # value of the graph -> its dequantized form
@@ -126,6 +156,7 @@ def _rewritten(
         return real[old]
 
     def rule(node: Node, inputs: tuple[Value, ...]) -> Value | tuple[Value, ...] | None:
+        images.update(zip(node.inputs, inputs, strict=True))
         if node.op in NORMS and node.outputs[0] in factors:
             return smoothed(node, inputs, factors[node.outputs[0]])
         own = node.inputs[0] if node in choice.contractions else None
@@ -170,7 +201,9 @@ def _rewritten(
         steps = const_value(scales.astype(np.float32).reshape(shape))
         return apply("add", product, apply("dequantize", const_value(integers, b.node.loc), steps, scalar(0, i32)), loc=node.loc)
 
-    return rewrite(graph, rule)
+    result = rewrite(graph, rule)
+    images.update(zip(graph.roots, result.roots, strict=True))
+    return result
 
 
 def _channel_axis(contraction: Node) -> int:

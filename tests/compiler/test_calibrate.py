@@ -152,7 +152,7 @@ NAN[0, 1, 2, 3], INFINITE[0, 2, 0, 0] = np.nan, -np.inf
         ({"x": X.astype(np.int32)}, r"sample 2: input 'x' has dtype int32, accepted is float32"),
         ({"x": X[:, :2]}, r"sample 2: .* given f32\[1,2,9,7\], accepted f32\[n,3,9,7\]"),
         ({"x": X[0]}, r"sample 2: .* it has 3 dimensions and must have 4"),
-        ({"x": NAN}, r"sample 2: input 'x' holds nan at \[0, 1, 2, 3\]; calibrate with finite numbers"),
+        ({"x": NAN}, r"sample 2: input 'x' holds nan at \[0, 1, 2, 3\]; give finite numbers"),
         ({"x": INFINITE}, r"sample 2: input 'x' holds -inf at \[0, 2, 0, 0\]"),
         ((X,), "sample 2 is a tuple, not {input name: array}"),
     ],

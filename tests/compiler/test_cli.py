@@ -72,7 +72,7 @@ def expected(x: np.ndarray) -> np.ndarray:
 def test_help_teaches_with_examples() -> None:
     text = ok("--help")
     assert "octavo compile model.onnx -o model.octavo" in text
-    for name in ("compile", "run", "bench", "verify", "inspect", "calibrate", "quantize", "check"):
+    for name in ("compile", "run", "bench", "verify", "inspect", "calibrate", "quantize", "debug", "check"):
         assert f"octavo {name} " in ok(name, "--help").split("Options:")[0].partition("\n")[2], f"{name} --help has no example"
 
 
