@@ -5,6 +5,7 @@ Sizes known only at run time are computed from the shapes of the inputs that def
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -15,13 +16,14 @@ from onnx import TensorProto, helper
 from ...ir.dims import Atom, Dim, DimExpr, substitute, symbols_of
 from ...ir.errors import UnsupportedOp
 from ...ir.graph import Graph, Node, Value, inline, rewrite
-from ...ir.ops.registry import expand, op_def
-from ...ir.types import TensorType
+from ...ir.ops.registry import apply, expand, op_def
+from ...ir.types import TensorType, f16, f32, f64, i8, u8
 from .files import ONNX_TYPES
 
 Rule = Callable[["Writer", Node, list[str]], "str | list[str]"]
 RULES: dict[str, Rule] = {}
 EXPORTABLE: dict[str, Callable[[Node], bool]] = {}  # composites that have an operator only in some forms
+POOLED = frozenset((f16, f32, f64, i8, u8))  # what MaxPool takes
 
 
 def exports(*names: str, only: Callable[[Node], bool] | None = None) -> Callable[[Rule], Rule]:
@@ -197,13 +199,14 @@ class Writer:
                 wanted = self.names.fresh(wanted)
                 infos.append(value_info(wanted, value.type))
             inner.values[value] = wanted
-        inner.run(exportable(graph))
+        graph = exportable(graph)
+        inner.run(graph)
         return inner.finish(graph, name, infos, [self.names.fresh(f"{name}_out") for _ in graph.outputs])
 
     def finish(self, graph: Graph, name: str, infos: list[onnx.ValueInfoProto], outputs: Sequence[str]) -> onnx.GraphProto:
         results = []
         self.loc = ""
-        for value, wanted in zip(exportable(graph).outputs, outputs, strict=True):
+        for value, wanted in zip(graph.outputs, outputs, strict=True):
             self.emit("Identity", self.name_of(value), names=[wanted])
             results.append(value_info(wanted, value.type))
         initializers = self.initializers if self.parent is None else []
@@ -223,11 +226,23 @@ def _expand(node: Node, inputs: tuple[Value, ...]) -> Sequence[Value] | None:
     return inline(expand(node.op, tuple(v.type for v in inputs), node.attrs), inputs)
 
 
-_EXPANDED: dict[int, tuple[Graph, Graph]] = {}
-
-
 def exportable(graph: Graph) -> Graph:
     """The graph with every op expanded that no rule writes."""
     while (expanded := rewrite(graph, _expand)) is not graph:
         graph = expanded
-    return graph
+    return rewrite(graph, _pool)
+
+
+def _pool(node: Node, inputs: tuple[Value, ...]) -> Value | None:
+    """The largest of windows is a max pool again, as whoever reads the file knows it: passes expand those."""
+    if node.op != "reduce_max" or inputs[0].node.op != "window" or inputs[0].dtype not in POOLED:
+        return None
+    windows = inputs[0].node
+    a, x = windows.attrs, windows.inputs[0]
+    rank = x.type.rank
+    within = a["axes"] == tuple(range(2, rank)) and node.attrs["axes"] == tuple(range(rank, 2 * rank - 2))
+    if rank < 3 or not within or node.attrs["keepdims"] or a["fill"] != -math.inf:
+        return None
+    pads = tuple(zip(a["low"], a["high"], strict=True))
+    pooled = apply("max_pool", x, kernel=a["kernel"], strides=a["strides"], pads=pads, dilations=a["dilations"], loc=node.loc)
+    return pooled if EXPORTABLE["max_pool"](pooled.node) else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx
 import pytest
@@ -12,6 +14,7 @@ from octavo.ir.evaluate import evaluate
 from octavo.ir.graph import Graph, const_value, input_value, variable_value
 from octavo.ir.ops.registry import OPS, apply, apply_node
 from octavo.ir.types import TensorType, dtype_of, f32
+from octavo.passes.expand import expand
 
 from .models import imported, onnxruntime_run, run
 
@@ -114,3 +117,28 @@ def test_non_zero_round_trips_with_its_run_time_size() -> None:
     graph = imported("(float[n,3] x) => (int64[2,m] y) { y = NonZero(x) }")
     x = np.float32([[0, 1, 0], [2, 0, 3]])
     np.testing.assert_array_equal(run(export_model(graph), x=x)[0], np.array(np.nonzero(x)))
+
+
+POOL = {"kernel": (3, 2), "strides": (2, 1), "pads": ((1, 0), (0, 1)), "dilations": (1, 2)}
+
+
+@pytest.mark.parametrize("dtype", ["f32", "u8"])
+def test_a_max_pool_that_was_expanded_is_one_again(dtype: str) -> None:
+    x = input_value("x", TensorType(dtype_of(dtype), (1, 2, 7, symbol("w"))))
+    graph = Graph("net", (x,), (apply("max_pool", x, **POOL),))
+    proto = export_model(expand(graph))
+    assert [n.op_type for n in proto.graph.node if n.op_type != "Identity"] == ["MaxPool"]
+    pixels = np.random.default_rng(0).integers(0, 99, (1, 2, 7, 9)).astype(x.dtype.np)
+    np.testing.assert_array_equal(run(proto, x=pixels)[0], evaluate(graph, {"x": pixels})[0])
+
+
+@pytest.mark.parametrize("change", [{"fill": 0.0}, {"axes": (1, 2)}, {"low": (4, 0)}])
+def test_what_max_pool_does_not_mean_stays_windows(change: dict[str, object]) -> None:
+    x = input_value("x", TensorType(f32, (1, 4, 7, 9)))
+    plain = {"axes": (2, 3), "kernel": (3, 2), "strides": (2, 1), "dilations": (1, 1), "low": (1, 0), "high": (0, 1), "fill": -math.inf}
+    windows = apply("window", x, **plain | change)
+    graph = Graph("net", (x,), (apply("reduce_max", windows, axes=(4, 5), keepdims=False),))
+    proto = export_model(graph)
+    assert "MaxPool" not in {n.op_type for n in proto.graph.node}
+    pixels = np.random.default_rng(0).standard_normal((1, 4, 7, 9), np.float32) - 3
+    np.testing.assert_array_equal(run(proto, x=pixels)[0], evaluate(graph, {"x": pixels})[0])
