@@ -24,7 +24,7 @@ from .generate import Case, Feeds
 
 BATCH = symbol("n")
 BATCHES = (1, 2, 3, 5, 8, 17)
-CHANNELS = (1, 2, 3, 4, 5, 7, 8, 12, 16, 17, 33)
+CHANNELS = (1, 2, 3, 4, 5, 7, 8, 12, 16, 17, 33, 65)
 SIZES = (1, 3, 4, 5, 7, 8, 9)
 LARGEST = 1 << 13  # elements of a value
 
@@ -207,6 +207,8 @@ class Network:
         if not self.quantizes or x.node.op != "dequantize" or self.chance(0.2):
             return self.apply("add", product, const_value(self.rng.standard_normal(shape).astype(np.float32)))
         scales = x.node.inputs[1].array * w.node.inputs[1].array
+        if self.chance(0.15):
+            scales = (scales * 1.5).astype(np.float32)  # no longer that of the sums
         if scales.size > 1:
             scales = scales.reshape(shape)
         integers = self.rng.integers(-(2**14), 2**14, shape).astype(np.int32)
@@ -265,7 +267,9 @@ class Network:
         match self.pick(("pad", "transpose", "flatten", "slice")):
             case "pad":
                 low, high = (tuple(0 if k < 2 else self.pick((0, 1, 2)) for k in range(rank)) for _ in range(2))
-                return self.apply("pad", x, low=low, high=high, mode=self.pick(("constant", "constant", "edge")), value=0.0)
+                return self.apply(
+                    "pad", x, low=low, high=high, mode=self.pick(("constant", "constant", "edge")), value=self.pick((0.0, 1.5))
+                )
             case "transpose" if rank > 2:
                 perm = (0, *(int(k) + 1 for k in self.rng.permutation(rank - 1)))
                 return self.apply("transpose", x, perm=perm)
