@@ -106,7 +106,7 @@ class _Contract:
         narrow = what.a.dtype.is_float and what.a.dtype is not self.dtype  # widened once, as they are staged
         self.staged = self.direct is None or narrow
         self.total = dim_product(what.m)
-        self.least = least_size(self.total)
+        self.least = max(1, least_size(self.total))  # rows to plan for
         self.outer, self.inner = what.k[:0], what.k  # loops through chunks of k, and those summed without leaving the registers
         self.deep = self.widened = False  # whether tiles pass in groups, and over a copy of the panel
         few = isinstance(self.total, int) and self.total <= self.tile.rows
