@@ -29,7 +29,6 @@ def bytes_of(dtype: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     ("a", "b"),
     [
         ((1, 4), (4, 1)),
-        ((0, 8), (8, 5)),
         ((1, 2048), (2048, 70)),
         ((37, 131), (131, 67)),
         ((29, 64), (64, 128)),
@@ -69,6 +68,15 @@ def test_conv(level: str, dtype: str, name: str):
     graph = Graph("g", (value,), (ops.conv(value, const_value(bytes_of("i8", weights, 3)), **square | attrs),))
     x = bytes_of(dtype, shape, 4)
     np.testing.assert_array_equal(octavo.compile(graph, target=level, threads=1)(x), evaluate(graph, {"x": x})[0])
+
+
+@pytest.mark.parametrize(("x_dtype", "w_dtype"), [(np.uint8, np.int8), (np.float32, np.float32)])
+def test_a_convolution_of_nothing(x_dtype: type, w_dtype: type):
+    none = np.zeros((0, 14, 6, 3), x_dtype)
+    x = input_value("x", octavo.spec("u8" if x_dtype is np.uint8 else "f32", none.shape))
+    w = const_value(np.ones((9, 3, 2, 3), w_dtype))
+    attrs = {"strides": (2, 2), "pads": ((2, 2), (3, 3)), "dilations": (2, 2), "layout": "channels_last"}
+    assert octavo.compile(Graph("g", (x,), (ops.conv(x, w, **attrs),)), threads=1)(none).shape == (0, 8, 4, 9)
 
 
 def test_winograd_is_for_floats():
