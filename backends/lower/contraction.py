@@ -49,7 +49,7 @@ class Tile:
 def expected_rows(rows: Dim) -> int:
     """How many rows to plan for: with the least sizes, or many if they are few but may be more: one kernel serves all batches."""
     least = least_size(rows)
-    return MANY_ROWS if least < FEW_ROWS and least != rows else least
+    return MANY_ROWS if least < FEW_ROWS and least != rows else max(1, least)
 
 
 def tile_for(node: Node, target: Target, width: int | None = None) -> Tile:
