@@ -12,6 +12,7 @@ from ..ir.graph import Graph
 from ..passes.quantize.profile import Profile
 from ..passes.quantize.quantize import quantize as quantized
 from ..passes.quantize.quantize import quantize_weights
+from ..passes.quantize.ranges import DEFAULT
 from .source import graph_of
 
 
@@ -19,8 +20,9 @@ def quantize(
     model: Any,
     profile: Profile | str | os.PathLike[str] | None,
     *,
-    method: str = "minmax",
+    method: str = DEFAULT,
     weights: str = "max",
+    correct_bias: bool = True,
     smooth: float | None = None,
     exclude: Sequence[str] = (),
     dims: Mapping[str, int] | None = None,
@@ -30,11 +32,13 @@ def quantize(
 
     model: anything that `octavo.compile` takes.  profile: of this model with the same dims, from `octavo.calibrate` or a file of it;
     None makes bytes of large weights of matmuls alone, which is what bounds these where rows are few, and leaves all else as it is.
-    method: how the range of a value follows from its histogram: "minmax", "percentile" (percent=99.99), "entropy" or "mse".  weights:
-    scales that reach the largest weight of a channel ("max") or err least ("mse").  smooth: how much of what is hard to quantize in
-    normalised values moves into the weights of the matmuls that read them (SmoothQuant), from 0 to 1; 0.5 where a transformer loses
-    too much otherwise.  exclude: contractions that keep computing in floats, each by its op ("matmul"), its place in the model
-    ("/head/*", wildcards as in a shell) or the name of its result.
+    method: how the range of a value follows from its histogram: "percentile" (percent=99.99), "minmax", "entropy" or "mse".  The
+    default leaves out what is so rare that it would cost all other values more precision than it is worth; "minmax" is for models of
+    which single large values decide.  weights: scales that reach the largest weight of a channel ("max") or err least ("mse").
+    correct_bias: whether biases make up for what the rounding of weights shifts the means of results by.  smooth: how much of what is
+    hard to quantize in normalised values moves into the weights of the matmuls that read them (SmoothQuant), from 0 to 1; 0.5 where a
+    transformer loses too much otherwise.  exclude: contractions that keep computing in floats, each by its op ("matmul"), its place
+    in the model ("/head/*", wildcards as in a shell) or the name of its result.
 
     The result is a graph with quantize and dequantize: `octavo.compile` makes integer arithmetic of it, and it exports as QDQ ONNX.
     Raises QuantError for a profile of another graph, and where nothing can be quantized; OSError for a profile that cannot be read;
@@ -42,7 +46,8 @@ def quantize(
     """
     if profile is None:
         return quantize_weights(graph_of(model, dims), weights=weights, exclude=exclude)
-    return quantized(graph_of(model, dims), loaded(profile), method=method, weights=weights, smooth=smooth, exclude=exclude, **options)
+    options |= {"method": method, "weights": weights, "correct_bias": correct_bias, "smooth": smooth, "exclude": exclude}
+    return quantized(graph_of(model, dims), loaded(profile), **options)
 
 
 def loaded(profile: Profile | str | os.PathLike[str]) -> Profile:

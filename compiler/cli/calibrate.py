@@ -88,12 +88,12 @@ def _show(out: Console, output: Path, profile: Profile, taken: float) -> None:
     out.print(f"{output}: {len(profile.values)} values on {profile.samples} samples, in {taken:.1f} s", highlight=False, markup=False)
     spread = []
     for name in profile.values:
-        (low, high), (a, b) = profile.range(name), profile.range(name, "percentile")
+        (low, high), (a, b) = profile.range(name, "minmax"), profile.range(name, "percentile")
         if high - low > NOTABLE * (b - a) > 0:
             spread.append(((high - low) / (b - a), name, low, high, a, b))
     if not spread:
         return
-    title = "ranges that few elements make wide; a clipping method suits them"
+    title = "ranges that few elements make wide; the default method leaves these out"
     rows = table("value", "least", "greatest", "99.99 % from", "to", "ratio", title=title)
     for ratio, name, *numbers in sorted(spread, reverse=True)[:SHOWN]:
         rows.add_row(escape(name), *(f"{x:.5g}" for x in numbers), f"{ratio:.1f}")

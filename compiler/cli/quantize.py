@@ -44,7 +44,7 @@ def command(
 
     \b
     octavo quantize model.onnx model.qprof -o model.int8.onnx
-    octavo quantize model.onnx model.qprof -o model.int8.onnx --method percentile --percent 99.99
+    octavo quantize model.onnx model.qprof -o model.int8.onnx --method percentile --percent 99.999
     octavo quantize model.onnx -o model.int8.onnx --weights-only
     octavo quantize model.onnx model.qprof -o model.int8.onnx --weights mse --exclude '/head/*' --exclude matmul
     """

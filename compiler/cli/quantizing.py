@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from ...passes.quantize.ranges import METHODS
+from ...passes.quantize.ranges import DEFAULT, METHODS
 from .options import F
 
 
 def quantizing_options(f: F) -> F:
-    """`--method`, `--percent`, `--weights`, `--smooth` and `--exclude`, as the keywords `quantizing` of `octavo.quantize`."""
+    """The options of `octavo.quantize` that a command line can give, as its keywords: the argument `quantizing`."""
 
     @functools.wraps(f)
     def collected(
@@ -20,15 +20,16 @@ def quantizing_options(f: F) -> F:
         method: str,
         percent: float | None,
         weights: str,
+        correct_bias: bool,
         smooth: float | None,
         exclude: tuple[str, ...],
         **others: Any,
     ) -> Any:
         if percent is not None and method != "percentile":
             raise click.UsageError("--percent is an option of --method percentile")
-        options = {} if percent is None else {"percent": percent}
-        quantizing = {"method": method, "weights": weights, "smooth": smooth, "exclude": exclude, **options}
-        return f(*args, quantizing=quantizing, **others)
+        options: dict[str, Any] = {} if percent is None else {"percent": percent}
+        options |= {"method": method, "weights": weights, "correct_bias": correct_bias, "smooth": smooth, "exclude": exclude}
+        return f(*args, quantizing=options, **others)
 
     result: Any = collected
     for option in reversed(OPTIONS):
@@ -40,7 +41,7 @@ OPTIONS = (
     click.option(
         "--method",
         type=click.Choice(tuple(METHODS)),
-        default="minmax",
+        default=DEFAULT,
         show_default=True,
         help="How the range of a value follows from its histogram.",
     ),
@@ -51,6 +52,12 @@ OPTIONS = (
         default="max",
         show_default=True,
         help="Scales that reach the largest weight of a channel, or those with the least error.",
+    ),
+    click.option(
+        "--correct-bias/--no-correct-bias",
+        default=True,
+        show_default=True,
+        help="Let biases make up for what the rounding of weights shifts means by.",
     ),
     click.option(
         "--smooth",

@@ -36,7 +36,7 @@ from ...ir.types import f32
 from ..layout import layout
 from ..manager import run_passes
 from ..pipeline import PIPELINE
-from .ranges import BINS, find_range
+from .ranges import BINS, DEFAULT, find_range
 
 __all__ = ["BINS", "Profile", "Stats", "channel_axis", "observed", "prepared", "value_names"]
 
@@ -109,8 +109,7 @@ class Stats:
     exponent, bins: numbers of elements in 2048 equal bins over (-2**exponent, 2**exponent), positive ones from bin 1024 on; a bin
     holds its end nearer to zero, and zero is in bin 1024.
     channel_max: the largest |x| for each index of the channel axis (see `channel_axis`), empty where there is none.
-    channel_sum: the sum for each channel of a contraction's results in units of 2**-149, whole numbers so that order cannot matter;
-    empty for other values.
+    channel_sum: the sum for each of these channels in units of 2**-149, whole numbers so that order cannot matter.
     """
 
     count: int
@@ -135,7 +134,7 @@ class Stats:
 
     @property
     def channel_mean(self) -> tuple[float, ...]:
-        """The mean for each channel of a contraction's results, rounded once; empty for other values."""
+        """The mean for each channel, rounded once; empty where there is none."""
         each = self.count // max(len(self.channel_sum), 1)
         return tuple(total / (each << 149) if each else 0.0 for total in self.channel_sum)
 
@@ -194,7 +193,7 @@ class Profile:
         values = {name: _named(name, lambda a=a, n=name: a.merge(other.values[n])) for name, a in self.values.items()}
         return Profile(self.graph, self.samples + other.samples, values)
 
-    def range(self, name: str, method: str = "minmax", **options: Any) -> tuple[float, float]:
+    def range(self, name: str, method: str = DEFAULT, **options: Any) -> tuple[float, float]:
         """The range to quantize a value with, by a method of `ranges.METHODS`; it always contains 0, which stays exact.
 
         options: percent=99.99 of "percentile", levels of "entropy" and "mse".  Raises QuantError for a value that was not observed, a

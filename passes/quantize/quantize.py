@@ -22,8 +22,10 @@ from ...ir.ops.registry import apply
 from ...ir.text import value_names
 from ...ir.types import f32, i32, u8
 from ..values import scalar, swapped, use_counts
+from .bias import expected_shift
 from .choose import EXACT, Choice, choose, contractions
 from .profile import Profile, prepared
+from .ranges import DEFAULT
 from .smooth import NORMS, smoothed, smoothing
 from .weights import LEAST_BYTES, dequantized, quantized_weights, weights_of, with_weights_only
 
@@ -55,15 +57,17 @@ def quantization(
     graph: Graph,
     profile: Profile,
     *,
-    method: str = "minmax",
+    method: str = DEFAULT,
     weights: str = "max",
+    correct_bias: bool = True,
     smooth: float | None = None,
     exclude: Sequence[str] = (),
     **options: Any,
 ) -> Quantization:
     """The prepared graph, and the same with 8-bit activations, weights and biases.
 
-    method: how ranges follow from the profile ("minmax", "percentile", "entropy", "mse"), with its options; weights: "max" or "mse";
+    method: how ranges follow from the profile ("percentile", "minmax", "entropy", "mse"; `ranges.py`), with its options;
+    weights: "max" or "mse"; correct_bias: whether biases make up for what the rounding of weights shifts means by (`bias.py`);
     smooth: the strength of `smooth.py`, from 0 to 1, or None for none of it; exclude: ops, places or values whose contraction stays in
     floats (`choose.choose`).  Raises QuantError for a profile of another graph, for weights and ranges that cannot be used, and where
     nothing can be quantized.
@@ -84,8 +88,9 @@ def quantization(
             most = float((np.array(profile.values[known[v]].channel_max) / s).max())
             ranges[v] = (-most, most)
     grids = {v: grid(*r) for v, r in _joined(choice, ranges).items()}
+    means = {v: profile.values[name].channel_mean for v, name in known.items()} if correct_bias else {}
     images: dict[Value, Value] = {}
-    after = _rewritten(graph, choice, grids, factors, weights, images)
+    after = _rewritten(graph, choice, grids, factors, means, weights, images)
     return Quantization(graph, after, choice, grids, factors, images)
 
 
@@ -139,6 +144,7 @@ def _rewritten(
     choice: Choice,
     grids: Mapping[Value, tuple[float, int]],
     factors: Mapping[Value, np.ndarray],
+    means: Mapping[Value, tuple[float, ...]],
     method: str,
     images: dict[Value, Value],
 ) -> Graph:
@@ -146,7 +152,7 @@ def _rewritten(
     uses = use_counts(graph)
     shared = frozenset(choice.shared)
     real: dict[Value, Value] = {}  # value of the graph -> its dequantized form
-    products: dict[Node, tuple[Node, np.ndarray]] = {}  # new contraction -> the old one and the scales of its sums
+    products: dict[Node, tuple[Node, np.ndarray, np.ndarray | float]] = {}  # new contraction -> the old one, its scales, its shift
 
     def as_bytes(old: Value, new: Value) -> Value:
         if old not in real:
@@ -187,17 +193,19 @@ def _rewritten(
             raise QuantError(f"{node.op}{' at ' + node.loc if node.loc else ''}: {e}") from None
         narrow = dequantized(quantized, channel, w)
         result = Node(node.op, (x, narrow), node.attrs, node.types, node.loc)
-        products[result] = (node, step * quantized.scales)
+        mean = np.array(means.get(node.inputs[0], ()))
+        shift = expected_shift(node, array, quantized, mean / factors.get(node.inputs[0], 1.0)) if mean.size else 0.0
+        products[result] = (node, step * quantized.scales, shift)
         return result.outputs[0]
 
     def with_bias(node: Node, product: Value, b: Value) -> Value | None:
-        old, scales = products[product.node]
+        old, scales, shift = products[product.node]
         bias = _by_channel(old, b)
-        if bias is None or np.abs(bias / scales).max(initial=0) > 2 * LARGEST_BIAS:  # of weights whose scale was given
+        if bias is None or np.abs((bias - shift) / scales).max(initial=0) > 2 * LARGEST_BIAS:  # of weights whose scale was given
             return None
         shape = [1] * (product.type.rank - _channel_axis(old))
         shape[0] = -1
-        integers = np.rint(bias / scales).astype(np.int32).reshape(shape)
+        integers = np.rint((bias - shift) / scales).astype(np.int32).reshape(shape)
         steps = const_value(scales.astype(np.float32).reshape(shape))
         return apply("add", product, apply("dequantize", const_value(integers, b.node.loc), steps, scalar(0, i32)), loc=node.loc)
 

@@ -10,6 +10,10 @@ trade elements that are clipped for a finer step:
   `HistogramCollector.get_entropy_threshold`, whose smoothing of empty bins this takes over.  Zeros count as many as their neighbours,
   as in NVIDIA's pytorch-quantization, or what relu cuts off would decide.
 * mse: the least expected square of the error, of clipping and of rounding to `levels` levels together.
+
+`percentile` is the default.  What calibration sees least often is what decides minmax, so that its steps get coarser the more samples
+there are; a share of all elements does not depend on their number.  It answers best of all methods where they differ: of the characters
+in the hard lines of `benchmarks/accuracy`, 4.0 % are read wrong with it, 4.1 with mse, 6.3 with minmax, and 3.1 in f32.
 """
 
 from __future__ import annotations
@@ -23,11 +27,12 @@ from ...ir.errors import QuantError
 
 BINS = 2048
 ZERO = BINS // 2  # the first bin of positive numbers
+DEFAULT = "percentile"  # method
 STRIDE = 4  # bins between thresholds that are tried
 
 
 def find_range(
-    low: float, high: float, exponent: int, bins: np.ndarray, method: str = "minmax", **options: float
+    low: float, high: float, exponent: int, bins: np.ndarray, method: str = DEFAULT, **options: float
 ) -> tuple[float, float]:
     """The range by a method of `METHODS`, for a histogram over (-2**exponent, 2**exponent).  Raises QuantError."""
     find = METHODS.get(method)

@@ -14,7 +14,7 @@ from ...ir import ops
 from ...ir.graph import Graph, Value
 from ...ir.ops.operators import cast
 from ...ir.types import f64, i32
-from .profile import BINS, CONTRACTIONS, LEAST_EXPONENT, channel_axis, observed
+from .profile import BINS, LEAST_EXPONENT, channel_axis, observed
 
 PARTS = 8  # of a value, whose histograms are counted at the same time
 LOG_HALF = (BINS // 2).bit_length() - 1
@@ -38,8 +38,8 @@ def watch(graph: Graph) -> tuple[Graph, list[Watched]]:
     """A graph whose outputs are statistics of the values of a prepared graph, and which is which.
 
     Of each value, the least and greatest element (infinite ones left out; NaN if there is one) f32[], the exponent of the histogram
-    i32[] and its counts i32[BINS]; with a channel axis (`channel_axis`) the largest magnitudes f32[channels], and of results of conv
-    and matmul the sums f64[channels].
+    i32[] and its counts i32[BINS]; with a channel axis (`channel_axis`) the largest magnitudes f32[channels] and the sums
+    f64[channels].
     """
     images = _images(graph)
     outputs: list[Value] = []
@@ -60,8 +60,7 @@ def watch(graph: Graph) -> tuple[Graph, list[Watched]]:
         if axis is not None:
             others = tuple(k for k in range(v.type.rank) if k != axis)
             (maxima,) = add(ops.reduce_max(_without(ops.abs(v), math.inf, 0.0), axes=others))
-            if v.node.op in CONTRACTIONS:
-                (sums,) = add(ops.reduce_sum(cast(v, f64), axes=others))
+            (sums,) = add(ops.reduce_sum(cast(v, f64), axes=others))
         rows.append(Watched(v, *shared[source], maxima, sums))
     names = tuple(f"{k}" for k in range(len(outputs)))
     return Graph(graph.name, graph.inputs, tuple(outputs), names, graph.updates), rows

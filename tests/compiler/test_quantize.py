@@ -129,6 +129,16 @@ def test_the_command_leaves_out_what_it_is_told(model: Path, profile: Path, tmp_
     assert json.loads(result.stdout)["floats"] == {"matmul": 1}
 
 
+def test_defaults_are_those_of_the_command(model: Path, profile: Path, tmp_path: Path) -> None:
+    said = {"method": "percentile", "percent": 99.99, "weights": "max", "correct_bias": True}
+    expected = export_model(octavo.quantize(model, profile, **said)).SerializeToString()  # type: ignore[arg-type]
+    assert export_model(octavo.quantize(model, profile)).SerializeToString() == expected
+    assert run("quantize", model, profile, "-o", tmp_path / "default.onnx").exit_code == 0
+    assert (tmp_path / "default.onnx").read_bytes() == expected
+    assert run("quantize", model, profile, "-o", tmp_path / "other.onnx", "--no-correct-bias").exit_code == 0
+    assert (tmp_path / "other.onnx").read_bytes() != expected
+
+
 def test_compile_quantizes_by_a_profile(model: Path, profile: Path, tmp_path: Path) -> None:
     artifact = tmp_path / "residual.octavo"
     assert run("compile", model, "-o", artifact, "--int8", profile).exit_code == 0
@@ -146,7 +156,7 @@ def test_a_damaged_profile_leaves_no_file(model: Path, tmp_path: Path) -> None:
 
 
 def test_an_option_of_another_method_is_wrong_usage(model: Path, profile: Path, tmp_path: Path) -> None:
-    result = run("quantize", model, profile, "-o", tmp_path / "never.onnx", "--percent", "99")
+    result = run("quantize", model, profile, "-o", tmp_path / "never.onnx", "--method", "mse", "--percent", "99")
     assert result.exit_code == 2
     assert "--percent is an option of --method percentile" in result.stderr
 

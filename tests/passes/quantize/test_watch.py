@@ -36,7 +36,8 @@ def test_statistics_of_a_product() -> None:
     assert {k: n for k, n in enumerate(counts.tolist()) if n} == {1023 - 768: 1, 1024: 1, 1024 + 256: 1}
     assert row.channel_max is not None
     assert results[row.channel_max].tolist() == [1, 3]
-    assert row.channel_sum is None
+    assert row.channel_sum is not None
+    assert results[row.channel_sum].tolist() == [1, np.inf]
 
 
 def test_what_is_only_rearranged_shares_its_histogram() -> None:
