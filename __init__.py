@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .ir.errors import (
         ArtifactError,
         CodegenError,
+        GateError,
         InternalError,
         ModelError,
         OctavoError,
@@ -55,6 +56,7 @@ _HOMES = {
     "Graph": ".ir.graph",
     "ArtifactError": ".ir.errors",
     "CodegenError": ".ir.errors",
+    "GateError": ".ir.errors",
     "InternalError": ".ir.errors",
     "ModelError": ".ir.errors",
     "OctavoError": ".ir.errors",
@@ -88,6 +90,7 @@ __all__ = [
     "ModelError",
     "QuantError",
     "QuantWarning",
+    "GateError",
     "ArtifactError",
     "TargetError",
     "InternalError",

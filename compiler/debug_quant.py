@@ -13,29 +13,26 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from ..ir.errors import OctavoError, QuantError, QuantWarning
-from ..ir.graph import Graph, Node, Value, rewrite
-from ..ir.ops.registry import OPS
+from ..ir.errors import QuantError
+from ..ir.graph import Graph, Node, Value
 from ..ir.text import value_names
 from ..ir.types import u8
 from ..passes.quantize.errors import Errors, layers, measuring
 from ..passes.quantize.profile import BINS, Profile, Stats, prepared
-from ..passes.quantize.quantize import Quantization, quantization
+from ..passes.quantize.quantize import Quantization, quantization, quantize
 from .data import each_sample, run_sample
-from .driver import compile, compile_native
-from .profile import profile as timed
+from .driver import compile
+from .layer_times import layer_times
+from .metric import Metric, mean_metric
 from .progress import part, report
-from .quantize import loaded, quantize
-from .source import graph_of
+from .source import graph_of, profile_of
 
-Metric = Callable[[dict[str, np.ndarray], int], float]
 MOST = 99.9  # percent of elements, the levels of which count as used
 
 
@@ -132,7 +129,7 @@ def debug_quant(
     """
     report("import")
     graph = prepared(graph_of(model, dims))
-    known = loaded(profile)
+    known = profile_of(profile)
     q = quantization(graph, known, exclude=exclude, **options)
     samples = list(each_sample(data)) if metric else each_sample(data)
     first, count, sums, found, ends = _measured(q, samples, threads)
@@ -215,41 +212,14 @@ def clipped_share(stats: Stats, scale: float, zero: int) -> float:
 def _with_times(result: QuantReport, q: Quantization, sample: Mapping[str, np.ndarray], seconds: float, threads: int) -> QuantReport:
     contractions = [x.contraction for x in layers(q)]
     quantized = [q.images[n.outputs[0]].node for n in contractions]
-    f32_us, f32_with, f32_times = _times("f32", q.before, contractions, sample, seconds, threads)
-    int8_us, int8_with, int8_times = _times("int8", q.after, quantized, sample, seconds, threads)
+    f32 = layer_times("f32", q.before, contractions, sample, seconds, threads)
+    int8 = layer_times("int8", q.after, quantized, sample, seconds, threads)
     rows = tuple(
-        replace(x, f32_us=f32_us.get(k), int8_us=int8_us.get(k), f32_with=f32_with.get(k, ()), int8_with=int8_with.get(k, ()))
+        replace(x, f32_us=f32.us.get(k), int8_us=int8.us.get(k), f32_with=f32.together.get(k, ()), int8_with=int8.together.get(k, ()))
         for k, x in enumerate(result.layers)
     )
+    f32_times, int8_times = (Times(x.total_us, x.other_us) for x in (f32, int8))
     return replace(result, layers=rows, f32_times=f32_times, int8_times=int8_times)
-
-
-def _times(
-    name: str, graph: Graph, contractions: Sequence[Node], sample: Mapping[str, np.ndarray], seconds: float, threads: int
-) -> tuple[dict[int, float], dict[int, tuple[int, ...]], Times]:
-    """Time by layer, other layers of the same kernels, and all.  Layers are told by places that no other node has."""
-    places = {n: f"layer {k}" for k, n in enumerate(contractions)}
-    numbers = {place: k for k, place in enumerate(places.values())}
-
-    def rule(node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
-        return Node(node.op, inputs, node.attrs, node.types, places[node]).outputs if node in places else None
-
-    report(f"compile {name}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", QuantWarning)  # the comparison said it, with real places
-        compiled = compile_native(rewrite(graph, rule), progress=report)
-    found = timed(compiled, sample, threads=threads, seconds=seconds)
-    times: dict[int, float] = {}
-    together: dict[int, set[int]] = {}
-    other = 0.0
-    for kernel, (_, step) in zip(found.kernels, compiled.built[0].calls, strict=True):
-        nodes = [n for n in step.body.nodes if n.op in OPS and OPS[n.op].kind == "contraction"]
-        here = {numbers[n.loc] for n in nodes if n.loc in numbers}
-        for k in here:
-            times[k] = times.get(k, 0.0) + kernel.us
-            together.setdefault(k, set()).update(here - {k})
-        other += 0.0 if here else kernel.us
-    return times, {k: tuple(sorted(v)) for k, v in together.items()}, Times(found.kernel_us, other)
 
 
 # --- a metric ---
@@ -271,15 +241,8 @@ def _with_metric(
     works = len(chosen) + 2
 
     def measured(name: str, k: int, graph: Graph) -> float:
-        with part(name, k, works), warnings.catch_warnings():
-            warnings.simplefilter("ignore", QuantWarning)
-            compiled = compile(graph, threads=threads)
-            values = []
-            for number, sample in enumerate(samples):
-                outputs = run_sample(compiled, sample, number + 1)
-                values.append(_value(metric, dict(zip(graph.output_names, outputs, strict=True)), number))
-                report("samples", number + 1, len(samples))
-        return float(np.mean(values))
+        with part(name, k, works):
+            return mean_metric(metric, graph, samples, threads)
 
     f32, int8 = measured("metric f32", 0, q.before), measured("metric int8", 1, q.after)
     for k, row in enumerate(chosen):
@@ -294,16 +257,3 @@ def _with_metric(
             )
         rows[k] = replace(row, gain=value - int8)
     return replace(result, layers=tuple(rows), metric_f32=f32, metric_int8=int8)
-
-
-def _value(metric: Metric, outputs: dict[str, np.ndarray], number: int) -> float:
-    """What the metric says of a sample; whatever goes wrong in it is the metric's, and said to be."""
-    try:
-        value = float(metric(outputs, number))
-    except OctavoError:
-        raise
-    except Exception as e:
-        raise QuantError(f"the metric failed on sample {number}: {type(e).__name__}: {e}") from e
-    if not math.isfinite(value):
-        raise QuantError(f"the metric gave {value} for sample {number}; it must give a finite number, of which a higher one is better")
-    return value

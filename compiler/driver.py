@@ -29,11 +29,11 @@ from ..ir.requirements import requirements
 from ..ir.text import to_text
 from ..passes.fuse import fuse
 from ..passes.pipeline import optimize
+from ..passes.quantize.quantize import quantize as quantized
 from . import whole
 from .artifact import save
 from .model import Model, Saved
-from .quantize import quantize as quantized
-from .source import graph_of
+from .source import graph_of, profile_of
 from .tune import Row, tune
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
@@ -73,7 +73,7 @@ def compile(
     Raises ModelError, UnsupportedOp, ShapeError or TargetError for what cannot be compiled, QuantError for what cannot be quantized.
     """
     if quantize is not None:
-        model, dims = quantized(model, quantize, dims=dims), None
+        model, dims = quantized(graph_of(model, dims), profile_of(quantize)), None
     if isinstance(target, str) and (target == "cuda" or find_target(target).kind == "gpu"):
         if tune:
             raise TargetError("schedules are tuned for CPU targets only; compile for a GPU without tuning")

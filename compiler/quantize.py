@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from ..ir.errors import QuantError
 from ..ir.graph import Graph
@@ -13,7 +14,9 @@ from ..passes.quantize.profile import Profile
 from ..passes.quantize.quantize import quantize as quantized
 from ..passes.quantize.quantize import quantize_weights
 from ..passes.quantize.ranges import DEFAULT
-from .source import graph_of
+from .metric import Metric
+from .precision import choose_precision
+from .source import graph_of, profile_of
 
 
 def quantize(
@@ -25,6 +28,12 @@ def quantize(
     correct_bias: bool = True,
     smooth: float | None = None,
     exclude: Sequence[str] = (),
+    time: bool = False,
+    max_drop: float | None = None,
+    metric: Metric | None = None,
+    data: Iterable[Mapping[str, np.ndarray]] | None = None,
+    require_speedup: float | None = None,
+    threads: int = 1,
     dims: Mapping[str, int] | None = None,
     **options: Any,
 ) -> Graph:
@@ -40,20 +49,24 @@ def quantize(
     transformer loses too much otherwise.  exclude: contractions that keep computing in floats, each by its op ("matmul"), its place
     in the model ("/head/*", wildcards as in a shell) or the name of its result.
 
+    time: measure every layer in both precisions on this machine (`threads` of it) and leave in floats what is not faster in int8.
+    max_drop, metric, data: leave in floats what a metric needs for its mean over the samples of data to be at most max_drop below that
+    of the model in f32, at the least cost in speed; metric(outputs by name, number of the sample from 0) is as of `octavo debug quant`,
+    higher is better, and max_drop in its own unit.  require_speedup: how many times as fast as f32 the result has to be here.
+    Without `time` the result depends on the model, the profile and the options alone.
+
     The result is a graph with quantize and dequantize: `octavo.compile` makes integer arithmetic of it, and it exports as QDQ ONNX.
-    Raises QuantError for a profile of another graph, and where nothing can be quantized; OSError for a profile that cannot be read;
+    Raises QuantError for a profile of another graph, and where nothing can be quantized; GateError where max_drop or require_speedup
+    cannot be reached, with the reasons; OSError for a profile that cannot be read;
     and what `octavo.compile` raises for a model that it cannot take.
     """
+    measured: dict[str, Any] = {"time": time, "max_drop": max_drop, "metric": metric, "require_speedup": require_speedup}
     if profile is None:
+        if any(x not in (None, False) for x in measured.values()):
+            raise QuantError("weights alone are quantized all or not at all: time, max_drop and require_speedup need a profile")
         return quantize_weights(graph_of(model, dims), weights=weights, exclude=exclude)
     options |= {"method": method, "weights": weights, "correct_bias": correct_bias, "smooth": smooth, "exclude": exclude}
-    return quantized(graph_of(model, dims), loaded(profile), **options)
-
-
-def loaded(profile: Profile | str | os.PathLike[str]) -> Profile:
-    """A profile, from its file if it is a path.  Raises QuantError for anything else, OSError for a file that cannot be read."""
-    if isinstance(profile, str | os.PathLike):
-        profile = Profile.load(Path(profile))
-    if not isinstance(profile, Profile):
-        raise QuantError(f"a profile is what octavo.calibrate returns, or the path of its file, not a {type(profile).__name__}")
-    return profile
+    graph, known = graph_of(model, dims), profile_of(profile)
+    if not any(x not in (None, False) for x in measured.values()):
+        return quantized(graph, known, **options)
+    return choose_precision(graph, known, data=data, threads=threads, **measured, **options).graph

@@ -27,6 +27,10 @@ class QuantError(OctavoError):
     """A profile, scale or zero point cannot be used for quantization."""
 
 
+class GateError(OctavoError):
+    """A model misses what was asked of its accuracy or speed; nothing was written."""
+
+
 class ArtifactError(OctavoError):
     """A saved artifact is damaged, of another version, or built for another machine."""
 

@@ -14,9 +14,10 @@ import click
 
 from ... import __version__
 from ...ir import config
-from ...ir.errors import InternalError, OctavoError
+from ...ir.errors import GateError, InternalError, OctavoError
 from .terminal import Terminal
 
+GATE = 3
 INTERRUPTED = 130  # as shells count it: 128 and the number of the signal
 
 # Imported only when called, so that `octavo run` of an artifact starts with NumPy alone.
@@ -62,7 +63,7 @@ class _Commands(click.Group):
             terminal.fail(type(e).__name__, _message(e))
             if terminal.verbose or config.debug():
                 traceback.print_exc()
-            sys.exit(1)
+            sys.exit(GATE if isinstance(e, GateError) else 1)
 
 
 def _message(e: Exception) -> str:

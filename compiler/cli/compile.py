@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import click
@@ -17,6 +17,7 @@ from ..progress import report
 from ..quantize import quantize
 from ..tune import Row, gain
 from .options import EXISTING, Duration, dims_option, sizes_option, standard, target_option
+from .quantizing import speed_options
 from .terminal import Terminal, table
 
 ARTIFACT = "so"
@@ -43,6 +44,7 @@ ARTIFACT = "so"
 @click.option(
     "--int8", "profile", type=EXISTING, metavar="MODEL.qprof", help="Quantize first, by this profile that `octavo calibrate` wrote."
 )
+@speed_options
 @sizes_option
 @dims_option
 @target_option
@@ -55,6 +57,8 @@ def command(
     form: str,
     profile: Path | None,
     seconds: float | None,
+    time: bool | None,
+    require_speedup: float | None,
     sizes: dict[str, int],
     dims: dict[str, int],
     target: str,
@@ -64,25 +68,36 @@ def command(
     An artifact is a folder with model.so, model.h, weights.bin, graph.txt and manifest.json; several targets become several
     variants in one model.so, and the processor decides which runs.
 
+    With --int8 each layer is timed in f32 and int8 and stays in f32 where int8 does not make the model faster, if the target is native;
+    --no-time, and any other target, has every layer quantized. --require-speedup exits with 3 and writes nothing if int8 is slower.
+
     \b
     octavo compile model.onnx -o model.octavo
     octavo compile model.onnx -o model.octavo --dim batch=1
     octavo compile model.onnx -o model.octavo --tune 60s --size batch=1
     octavo compile model.onnx -o model.octavo --target x86-64-v3,x86-64-v4
     octavo compile model.onnx -o model.octavo --int8 model.qprof
+    octavo compile model.onnx -o model.octavo --int8 model.qprof --require-speedup 1.5
     octavo compile model.onnx -o model.txt --emit graph
     octavo compile model.onnx -o model.s --emit asm
     octavo compile model.onnx -o model.ptx --emit ptx --target sm_90a
     """
     if sizes and seconds is None:
         raise click.UsageError("--size says for which sizes to measure schedules; add --tune, or fix a dimension with --dim")
-    start = time.perf_counter()
+    if profile is None and (time is not None or require_speedup is not None):
+        raise click.UsageError("--time and --require-speedup compare int8 with f32; add --int8 and a profile")
+    if target != "native" and (time or require_speedup is not None):
+        raise click.UsageError(f"layers of {target} cannot be timed here; compile for native, or without --time and --require-speedup")
+    start = perf_counter()
     tuned: dict[str, list[Row]] = {}
     source: Any = model
     with terminal.progress(f"compile {model.name}"):
         if profile is not None:
             report("quantize")
-            source = quantize(model, profile, dims=dims or None)
+            measured = time is not False and target == "native"
+            source = quantize(model, profile, dims=dims or None, time=measured, require_speedup=require_speedup)
+            if time is None and target != "native":
+                terminal.note(f"{target} is not this machine: every layer is quantized, also where f32 may be faster")
             dims = {}  # they are fixed now
         if seconds is not None:
             tuned = tune_model(
@@ -94,7 +109,7 @@ def command(
             data = emit(source, form, target=target, dims=dims or None)
             with replacing(output) as temporary:
                 temporary.write_bytes(data)
-    taken = time.perf_counter() - start
+    taken = perf_counter() - start
     files = sorted(f for f in output.iterdir() if f.is_file()) if output.is_dir() else [output]
     lengths = {f.name: f.stat().st_size for f in files}
     facts: dict[str, Any] = {"model": model.name, "output": str(output), "target": target, "seconds": taken, "files": lengths}

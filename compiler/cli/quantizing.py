@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ...passes.quantize.ranges import DEFAULT, METHODS
+from ..precision import KeptLayer
 from .options import F
 
 
@@ -71,3 +72,28 @@ OPTIONS = (
         help="Contractions that stay in floats: an op, a place such as '/head/*', or the name of a value; may be repeated.",
     ),
 )
+
+
+def speed_options(f: F) -> F:
+    """Whether precisions are chosen by time, `time` (None: where that can be), and the speed that int8 must have, `require_speedup`."""
+    f = click.option(
+        "--require-speedup",
+        type=click.FloatRange(0, min_open=True),
+        metavar="X",
+        help="Exit with 3 and write nothing unless int8 is X times as fast as f32 here, as 1.5; says which layers are slow.",
+    )(f)
+    return click.option(
+        "--time/--no-time",
+        default=None,
+        help="Measure every layer in f32 and int8 here, and leave in f32 what int8 does not make faster. [default: --time]",
+    )(f)
+
+
+def described(layer: KeptLayer) -> str:
+    """A layer that stays in floats, and why, for a list."""
+    why = "needed for the metric" if layer.why == "accuracy" else "not faster in int8"
+    times = (
+        f": f32 {layer.f32_us:.1f} us, int8 {layer.int8_us:.1f} us" if layer.f32_us is not None and layer.int8_us is not None else ""
+    )
+    gain = f"; the metric gains {layer.gain:.4g} by it alone" if layer.gain is not None else ""
+    return f"{layer.op} {layer.loc or layer.value} stays in f32, {why}{times}{gain}"

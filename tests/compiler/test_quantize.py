@@ -114,7 +114,9 @@ def run(*args: object) -> Result:
 
 def test_the_command_writes_a_model_that_computes_the_same(model: Path, profile: Path, tmp_path: Path) -> None:
     output = tmp_path / "int8.onnx"
-    result = run("quantize", model, profile, "-o", output, "--method", "percentile", "--percent", "99.9", "--weights", "mse")
+    result = run(
+        "quantize", model, profile, "-o", output, "--no-time", "--method", "percentile", "--percent", "99.9", "--weights", "mse"
+    )
     assert result.exit_code == 0, result.output
     assert "in 8 bits: 3 conv, 1 matmul; in floats: none" in result.stdout
     options = {"method": "percentile", "percent": 99.9, "weights": "mse"}
@@ -124,7 +126,7 @@ def test_the_command_writes_a_model_that_computes_the_same(model: Path, profile:
 
 
 def test_the_command_leaves_out_what_it_is_told(model: Path, profile: Path, tmp_path: Path) -> None:
-    result = run("quantize", model, profile, "-o", tmp_path / "int8.onnx", "--exclude", "matmul", "--json")
+    result = run("quantize", model, profile, "-o", tmp_path / "int8.onnx", "--exclude", "matmul", "--no-time", "--json")
     assert json.loads(result.stdout)["quantized"] == {"conv": 3}
     assert json.loads(result.stdout)["floats"] == {"matmul": 1}
 
@@ -133,15 +135,15 @@ def test_defaults_are_those_of_the_command(model: Path, profile: Path, tmp_path:
     said = {"method": "percentile", "percent": 99.99, "weights": "max", "correct_bias": True}
     expected = export_model(octavo.quantize(model, profile, **said)).SerializeToString()  # type: ignore[arg-type]
     assert export_model(octavo.quantize(model, profile)).SerializeToString() == expected
-    assert run("quantize", model, profile, "-o", tmp_path / "default.onnx").exit_code == 0
+    assert run("quantize", model, profile, "-o", tmp_path / "default.onnx", "--no-time").exit_code == 0
     assert (tmp_path / "default.onnx").read_bytes() == expected
-    assert run("quantize", model, profile, "-o", tmp_path / "other.onnx", "--no-correct-bias").exit_code == 0
+    assert run("quantize", model, profile, "-o", tmp_path / "other.onnx", "--no-time", "--no-correct-bias").exit_code == 0
     assert (tmp_path / "other.onnx").read_bytes() != expected
 
 
 def test_compile_quantizes_by_a_profile(model: Path, profile: Path, tmp_path: Path) -> None:
     artifact = tmp_path / "residual.octavo"
-    assert run("compile", model, "-o", artifact, "--int8", profile).exit_code == 0
+    assert run("compile", model, "-o", artifact, "--int8", profile, "--no-time").exit_code == 0
     (feed,) = images(1, seed=9)
     np.testing.assert_array_equal(octavo.load(artifact).run(None, feed)[0], octavo.compile(model, quantize=profile).run(None, feed)[0])
 
