@@ -17,6 +17,7 @@ import time as clock
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from numbers import Real
 from typing import Any
 
@@ -30,7 +31,7 @@ from ..passes.quantize.budget import within_budget
 from ..passes.quantize.fastest import NONE, Kept, fastest
 from ..passes.quantize.profile import Profile, prepared
 from ..passes.quantize.quantize import Quantization, quantization
-from .data import each_sample
+from .data import each_sample, run_sample
 from .driver import compile
 from .layer_times import LayerTimes, layer_times
 from .machine import pinned
@@ -42,6 +43,7 @@ from .samples import OTHER_AXES, choose_sizes, random_feeds
 SECONDS = 0.5  # of measuring a program, or two side by side
 LEAST_PAIRS = 5
 NAMED = 5  # slow layers in a message
+HELD = 2  # compiled models beside those in f32 and in use: each has all weights
 
 LayerTimer = Callable[[str, Graph, Sequence[Node], Mapping[str, np.ndarray], float, int], LayerTimes]
 Stopwatch = Callable[[Model, Model, Mapping[str, np.ndarray], int], tuple[float, float]]
@@ -131,7 +133,7 @@ def choose_precision(
     Raises GateError where the budget or the speed cannot be reached, QuantError as `quantization` and for options that do not fit.
     """
     _check(max_drop, metric, data, require_speedup)
-    samples = list(each_sample(data)) if data is not None else []
+    samples = list(islice(each_sample(data), None if metric else 1)) if data is not None else []  # one is enough to time on
     if max_drop is not None and not samples:
         raise QuantError("there are no samples for the metric: data was empty (a generator gives its samples only once)")
     trials = _Trials(graph, profile, exclude, options, threads, samples[0] if samples else None, layer_timer, stopwatch)
@@ -251,21 +253,21 @@ class _Trials:
         self.profile, self.exclude, self.options, self.threads = profile, tuple(exclude), options, threads
         self.layer_timer, self.stopwatch = layer_timer, stopwatch
         self.metric_before: float | None = None
-        whole = quantization(self.before, profile, exclude=exclude, **options)
+        self.whole = whole = quantization(self.before, profile, exclude=exclude, **options)
         names = value_names(whole.before)
         self.contractions = [n for n in whole.before.nodes if n in whole.choice.contractions]
         self.names = [names[n.outputs[0]] for n in self.contractions]
         self.every = Kept(range(len(self.contractions)))
-        self._made: dict[Kept, Quantization] = {NONE: whole}
         self._times: dict[Kept, LayerTimes] = {}
         self._models: dict[Kept, Model] = {}
         self._sample = sample
+        self._feeds: Mapping[str, np.ndarray] = {}
 
     def quantization(self, kept: Kept) -> Quantization:
-        if kept not in self._made:
-            exclude = (*self.exclude, *(self.names[k] for k in sorted(kept)))
-            self._made[kept] = quantization(self.before, self.profile, exclude=exclude, **self.options)
-        return self._made[kept]
+        if not kept:
+            return self.whole
+        exclude = (*self.exclude, *(self.names[k] for k in sorted(kept)))
+        return quantization(self.before, self.profile, exclude=exclude, **self.options)
 
     def graph(self, kept: Kept) -> Graph:
         return self.before if kept == self.every else self.quantization(kept).after
@@ -301,9 +303,22 @@ class _Trials:
         return x / y
 
     def feeds(self) -> Mapping[str, np.ndarray]:
-        if self._sample is None:
-            self._sample = random_feeds(self._model(self.every).inputs)
-        return self._sample
+        """What is timed on: a sample that the model runs on, the caller's or a made up one."""
+        if not self._feeds:
+            exact = self._model(self.every)
+            if self._sample is not None:
+                run_sample(exact, self._sample, 1)
+                self._feeds = self._sample
+            else:
+                made_up = random_feeds(exact.inputs)
+                try:
+                    run_sample(exact, made_up, 1)
+                except QuantError as e:
+                    raise QuantError(
+                        f"the model does not run on made-up inputs to time it on; give data, or do not time it: {e}"
+                    ) from e
+                self._feeds = made_up
+        return self._feeds
 
     def cost_measured(self, region: Kept) -> float:
         """Microseconds that a region takes longer in floats."""
@@ -321,6 +336,9 @@ class _Trials:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", QuantWarning)  # whoever compiles the result is told
                 self._models[kept] = compile(self.graph(kept), threads=self.threads, progress=report)
+            old = [k for k in self._models if k not in (kept, self.every)]
+            for k in old[:-HELD]:
+                del self._models[k]
         return self._models[kept]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,8 @@ def test_what_stays_for_time_is_not_blamed_on_the_metric(model: tuple[Graph, Pro
         ({"max_drop": 1, "metric": len}, "give data"),
         ({"max_drop": 1, "metric": len, "data": []}, "there are no samples for the metric: data was empty"),
         ({"max_drop": float("nan"), "metric": len, "data": [{}]}, "max_drop is a finite number that is not negative, not nan"),
+        ({"time": True, "data": [{"x": np.full((4, 3, 16, 16), np.nan, np.float32)}]}, "sample 1: input 'x' holds nan"),
+        ({"time": True, "data": [{"x": np.ones((4, 9, 16, 16), np.float32)}]}, "sample 1: "),
         ({"require_speedup": "2"}, "require_speedup is a finite number that is not negative, not '2'"),
         ({"max_drop": 1, "metric": lambda o, k: None, "data": images(1)}, "the metric failed on sample 0: TypeError"),
     ],
@@ -148,6 +150,18 @@ def test_what_stays_for_time_is_not_blamed_on_the_metric(model: tuple[Graph, Pro
 def test_options_that_say_nothing_are_refused(model: tuple[Graph, Profile], options: dict[str, Any], text: str) -> None:
     with pytest.raises(QuantError, match=text):
         octavo.quantize(*model, **options)
+
+
+def test_only_one_sample_is_read_to_time_on(model: tuple[Graph, Profile]) -> None:
+    read: list[int] = []
+
+    def data() -> Iterator[dict[str, np.ndarray]]:
+        for k, sample in enumerate(images(3)):
+            read.append(k)
+            yield sample
+
+    choose(model, (4, 4, 4, 4), time=True, data=data())
+    assert read == [0]
 
 
 # The commands
