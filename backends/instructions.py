@@ -26,10 +26,12 @@ REGISTER_TYPES = {
 
 # Bits of the fraction, bias of the exponent, the code of what is too large and that of NaN.
 _FLOAT8 = {"f8e4m3": (3, 7, 0x7F, 0x7F), "f8e5m2": (2, 15, 0x7C, 0x7E)}
-# By lanes, at least 128 bits in all: what `Target.dot4` names, as LLVM calls it.
+# By lanes, at least a register: what `Target.dot4` names, as LLVM calls it.
 _DOT4 = {
     "vpdpbusd": {4: "llvm.x86.avx512.vpdpbusd.128", 8: "llvm.x86.avx512.vpdpbusd.256", 16: "llvm.x86.avx512.vpdpbusd.512"},
     "vpmaddwd": {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"},
+    "usdot": {2: "llvm.aarch64.neon.usdot.v2i32.v8i8", 4: "llvm.aarch64.neon.usdot.v4i32.v16i8"},
+    "sdot": {2: "llvm.aarch64.neon.sdot.v2i32.v8i8", 4: "llvm.aarch64.neon.sdot.v4i32.v16i8"},
     "dp4a": {0: "llvm.nvvm.idp4a.u.s"},
     "": {},
 }
@@ -241,11 +243,19 @@ class Instructions:
         if how == "dp4a" and name:
             self.declarations.add(f"declare i32 @{name}(i32, i32, i32)")
             return self.define(f"call i32 @{name}(i32 {a.text}, i32 {b.text}, i32 {c.text})", i32)
-        if how == "vpdpbusd" and name:
+        if how in ("vpdpbusd", "usdot", "sdot") and name:
             of = f"<{4 * lanes} x i8>"
-            x, y = (self.define(f"bitcast {t} {v.text} to {of}", i8, 4 * lanes).text for v in (a, b))
             self.declarations.add(f"declare {t} @{name}({t}, {of}, {of})")
-            return self.define(f"call {t} @{name}({t} {c.text}, {of} {x}, {of} {y})", i32, lanes)
+
+            def dot(old: Val, first: Val, second: Val) -> Val:
+                x, y = (self.define(f"bitcast {t} {v.text} to {of}", i8, 4 * lanes).text for v in (first, second))
+                return self.define(f"call {t} @{name}({t} {old.text}, {of} {x}, {of} {y})", i32, lanes)
+
+            if how == "sdot":  # a - 128 is a signed byte; 128 is none, but twice 64: once for all the rows that meet b
+                half = self.splat(Val(str(0x40404040), i32), lanes)
+                c = self.operation("add", [c, dot(dot(self.splat(Val("0", i32), lanes), half, b), half, b)], i32)
+                a = self.operation("xor", [a, Val(str(0x80808080 - (1 << 32)), i32)], i32)
+            return dot(c, a, b)
         if how == "vpmaddwd" and name:  # the bytes with even and with odd numbers as 16-bit numbers
             pairs = self.type(i16, 2 * lanes)
             x, y = (self.define(f"bitcast {t} {v.text} to {pairs}", i16, 2 * lanes).text for v in (a, b))

@@ -25,7 +25,8 @@ class Target:
 
     vector_bits: width of one register; registers: how many there are; kind: "cpu" or "gpu".  `requires` are the feature names
     (as LLVM spells them) that a processor must have to run the code.  dot4: the instruction that sums products of bytes
-    (`instructions.py` knows "vpdpbusd", "vpmaddwd", of pairs of 16 bits, and "dp4a"), or "" where plain arithmetic has to do.
+    (`instructions.py` knows "vpdpbusd", "vpmaddwd", of pairs of 16 bits, "usdot", "sdot", of signed bytes alone, and "dp4a"), or ""
+    where plain arithmetic has to do.
     """
 
     name: str
@@ -45,15 +46,18 @@ class Target:
 
 _V3 = ("avx2", "fma", "f16c", "bmi", "bmi2", "lzcnt", "movbe", "popcnt")
 _V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
-_LINUX = "x86_64-unknown-linux-gnu"
+_LINUX, _ARM_LINUX = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
 
 TARGETS: dict[str, Target] = {
     t.name: t
     for t in (
         Target("x86-64-v3", "cpu", _LINUX, "x86-64-v3", "", 256, 16, _V3, "vpmaddwd"),
+        Target("x86-64-v3-vnni", "cpu", _LINUX, "x86-64-v3", "+avxvnni", 256, 16, (*_V3, "avxvnni"), "vpdpbusd"),
         Target("x86-64-v4", "cpu", _LINUX, "x86-64-v4", "-prefer-256-bit", 512, 32, _V4, "vpmaddwd"),
         Target("x86-64-v4-vnni", "cpu", _LINUX, "x86-64-v4", "-prefer-256-bit,+avx512vnni", 512, 32, (*_V4, "avx512vnni"), "vpdpbusd"),
-        Target("aarch64", "cpu", "aarch64-unknown-linux-gnu", "generic", "+neon", 128, 32, ("neon",)),
+        Target("aarch64", "cpu", _ARM_LINUX, "generic", "+neon", 128, 32, ("neon",)),
+        Target("aarch64-dotprod", "cpu", _ARM_LINUX, "generic", "+neon,+dotprod", 128, 32, ("neon", "dotprod"), "sdot"),
+        Target("aarch64-i8mm", "cpu", _ARM_LINUX, "generic", "+neon,+dotprod,+i8mm", 128, 32, ("neon", "dotprod", "i8mm"), "usdot"),
         Target("sm_80", "gpu", "nvptx64-nvidia-cuda", "sm_80", "+ptx80", 32, 255, (), "dp4a"),
         Target("sm_90a", "gpu", "nvptx64-nvidia-cuda", "sm_90a", "+ptx80", 32, 255, (), "dp4a"),
     )

@@ -88,7 +88,7 @@ def tiles(node: Node, target: Target) -> list[tuple[int, int]]:
         rows = dim_product(a.shape[:-1] if b.type.rank == 2 else a.shape[-2:-1])
         steps, taps, across = 1, (), 1
     lanes = target.lanes(max(32, compute_dtype(node.types[0].dtype).bits))
-    halves = target.dot4 == "vpmaddwd" and (a.dtype, b.dtype) == (u8, i8)
+    dot = target.dot4 if (a.dtype, b.dtype) == (u8, i8) else ""
     least, columns = expected_rows(rows), _columns(node)
     vectors = -(-evaluate_dim(columns, dict.fromkeys(symbols_of(columns), MANY_ROWS)) // lanes)
     aliased = row * a.dtype.itemsize % ALIAS_BYTES == 0
@@ -100,35 +100,38 @@ def tiles(node: Node, target: Target) -> list[tuple[int, int]]:
         if pixel * least_size(across) * tile[1] * lanes > BLOCK_BYTES:
             far = False  # k runs in chunks
         known = isinstance(rows, int)
-        return _time(tile, least, vectors, FAR_COST if far else LOAD_COST, halves, known), -tile[0] * tile[1]
+        return _time(tile, least, vectors, FAR_COST if far else LOAD_COST, dot, known), -tile[0] * tile[1]
 
-    return sorted(_tiles(target.registers, ALIAS_ROWS if aliased else target.registers, halves), key=cost)
+    return sorted(_tiles(target.registers, ALIAS_ROWS if aliased else target.registers, dot), key=cost)
 
 
-def _tiles(registers: int, most_rows: int, halves: bool) -> Iterator[tuple[int, int]]:
+def _tiles(registers: int, most_rows: int, dot: str) -> Iterator[tuple[int, int]]:
     """(rows, vectors in a row) of tiles whose sums fit the registers beside a row of the second operand and an element of the first.
 
-    A tile wider than it has rows would read more of the panels than the second-level cache gives.  halves: both operands are taken
-    apart into two registers each, and a product, a sum and a mask need one too.
+    A tile wider than it has rows would read more of the panels than the second-level cache gives.  dot: what sums products of
+    bytes.  "vpmaddwd" has both operands taken apart into two registers each, and a product, a sum and a mask need one too; "sdot"
+    wants a sum of products beside each vector of the second operand, constants, and room for LLVM's scheduler: with less of it sums
+    are saved in memory (one access in three products with 3 registers beside, next to none with 10).
     """
-    each, beside = (2, 5) if halves else (1, 1)
+    each, beside = {"vpmaddwd": (2, 5), "sdot": (2, 10)}.get(dot, (1, 1))
     for vectors in range(1, 5):
         most = min(most_rows, (registers - each * vectors - beside) // vectors)
         yield from ((rows, vectors) for rows in range(vectors, most + 1))
 
 
-def _time(tile: tuple[int, int], rows: int, vectors: int, row_cost: float, halves: bool, known: bool) -> float:
+def _time(tile: tuple[int, int], rows: int, vectors: int, row_cost: float, dot: str, known: bool) -> float:
     """Cycles for one step of k over all rows and vectors, by the ports of a core: two multiply-adds and two loads in a cycle.
 
-    halves: a multiply-add is four instructions, and taking the operands apart two for an element of the first and three for a vector
-    of the second.  known: whether the rows that a tile does not divide are one smaller tile.
+    dot: by "vpmaddwd" a multiply-add is four instructions, and taking the operands apart two for an element of the first and three for
+    a vector of the second; by "sdot" two, and one and two.  known: whether the rows that a tile does not divide are one smaller tile.
     """
     height, width = tile
 
     def cycles(r: int, v: int) -> float:
         if not (r and v):
             return 0
-        instructions = 4 * r * v + 2 * r + 3 * v if halves else r * v
+        product, first, second = {"vpmaddwd": (4, 2, 3), "sdot": (2, 1, 2)}.get(dot, (1, 0, 0))
+        instructions = product * r * v + first * r + second * v
         return max(instructions / 2, (r + v) / 2, MULTIPLY_ADD_CYCLES) + LOAD_COST * v + row_cost * r
 
     def column(v: int) -> float:

@@ -112,7 +112,7 @@ def _conv(node: Node, inputs: tuple[Value, ...], target: Target, schedules: Sche
 
 def _taps(w: Value, activations: DType, target: Target, loc: str) -> Value:
     """Depthwise weights packed; those of bytes as the words that one instruction multiplies, where the target has it."""
-    words = target.dot4 == "vpdpbusd" and w.is_const and (activations, w.dtype) == (u8, i8)
+    words = target.dot4 in ("vpdpbusd", "usdot") and w.is_const and (activations, w.dtype) == (u8, i8)
     stored = const_value(w.array.astype(np.int32), loc) if words else w
     taps = apply("unpack_taps", _folded("pack_taps", stored, loc), loc=loc)
     return apply("cast", taps, to=i8, loc=loc) if words else taps

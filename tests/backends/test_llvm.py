@@ -139,16 +139,19 @@ def test_dot4_is_one_instruction_where_there_is_one():
     a, b, c = (Buf(name, i32) for name in "abc")
     v = Var("v")
     store = Store(c, v, Op("dot4", (Load(a, v), Load(b, v), Load(c, v)), i32))
-    function = LoopFunction("k", (a, b, c), 2, (), (For(v, const(LANES), (store,), "vector"),))
 
     def assembly(name: str) -> str:
         target = find_target(name)
+        function = LoopFunction("k", (a, b, c), 2, (), (For(v, const(target.lanes(i32.bits)), (store,), "vector"),))
         module, machine = optimized(f'target triple = "{target.triple}"\n{emit_kernel(function, "k", target)}', target)
         return machine.emit_assembly(module)
 
     assert assembly("x86-64-v4-vnni").count("vpdpbusd") == 1
+    assert assembly("x86-64-v3-vnni").count("{vex}\tvpdpbusd") == 1
     assert assembly("x86-64-v4").count("vpmaddwd") == 2
     assert "mla" in assembly("aarch64")
+    assert assembly("aarch64-i8mm").count("usdot") == 1
+    assert assembly("aarch64-dotprod").count("sdot") == 3  # two of them for all the rows that meet a vector
 
 
 @both

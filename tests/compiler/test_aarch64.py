@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import octavo
 import pytest
 from octavo.backends.target import runnable
 from octavo.benchmarks.c_runner import CRunner
@@ -40,6 +41,20 @@ def test_arm_computes_the_same_bits(name: str, tmp_path: Path) -> None:
     save(compile_native(model(name), target="aarch64").native, tmp_path / "arm.octavo")
     launcher = (EMULATOR, "-L", LIBRARIES)
     arm = CRunner(tmp_path / "arm.octavo", tmp_path, COMPILER, launcher, (here.inputs, here.outputs))
+    given = feeds(name, 2, small=True)
+    for expected, actual in zip(here.run(None, given), arm(given), strict=True):
+        np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.skipif(not HAVE_EMULATOR, reason=f"needs {EMULATOR}, {COMPILER} and {LIBRARIES}")
+@pytest.mark.skipif(not runnable(), reason="this processor runs none of our levels to compare with")
+@pytest.mark.parametrize("level", ["aarch64", "aarch64-dotprod", "aarch64-i8mm"])
+@pytest.mark.parametrize("name", ["mlp", "mobilenet_v2", "bert_small"])
+def test_arm_sums_products_of_bytes_to_the_same_bits(name: str, level: str, tmp_path: Path) -> None:
+    quantized = octavo.quantize(model(name), octavo.calibrate(model(name), [feeds(name, 2, small=True)]))
+    here = compile(quantized, threads=1)
+    save(compile_native(quantized, target=level).native, tmp_path / "arm.octavo")
+    arm = CRunner(tmp_path / "arm.octavo", tmp_path, COMPILER, (EMULATOR, "-L", LIBRARIES), (here.inputs, here.outputs))
     given = feeds(name, 2, small=True)
     for expected, actual in zip(here.run(None, given), arm(given), strict=True):
         np.testing.assert_array_equal(actual, expected)
