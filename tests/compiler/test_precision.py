@@ -213,3 +213,9 @@ def test_wrong_usage(files: tuple[Path, Path, Path], tmp_path: Path) -> None:
         result = run(*args, *out)
         assert result.exit_code == 2
         assert text in result.stderr
+
+
+def test_another_target_is_not_timed_and_that_is_said(files: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    result = run("compile", files[0], "--int8", files[1], "--target", "x86-64-v3", "-o", tmp_path / "v3")
+    assert result.exit_code == 0, result.output
+    assert "x86-64-v3 is not this machine: every layer is quantized" in result.stderr
