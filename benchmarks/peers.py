@@ -24,7 +24,7 @@ from ..ir.errors import OctavoError
 from .feeds import Feeds
 
 PER_CHANNEL = 13  # the operator set in which scales by channel came
-FOLDERS = re.compile(r"/\S*/(?=\S)")  # in what a peer says: temporary, or of this machine alone
+FOLDERS = re.compile(r"(?<![\w.])/\S*/(?=\S)")  # absolute, in what a peer says: temporary, or of this machine alone
 
 Quantize = Callable[[Path, Sequence[Feeds], bool, Path], None]  # (model, calibration inputs, is it a transformer?, file to write)
 
