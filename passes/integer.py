@@ -25,6 +25,7 @@ from ..ir.graph import Graph, Node, Value, const_value, rewrite
 from ..ir.ops.registry import apply, apply_node
 from ..ir.types import f32, i8, i32, u8
 from .commute import MOVES, flip_sign, per_tensor
+from .leftover import warn_of_leftovers
 from .values import is_uniform, scalar, swapped, use_counts
 
 BIAS_ERROR = 1e-5  # how far the scale of a quantized bias may be from that of the sums: files hold both rounded to f32
@@ -36,13 +37,15 @@ BYTES = frozenset((i8, u8))
 def integer(graph: Graph) -> Graph:
     """The graph with integer contractions and requantization.
 
-    Warns with a QuantWarning that names each contraction of a dequantized value that has to stay one of floats.
+    Warns with a QuantWarning that names each contraction of a dequantized value that has to stay one of floats, and with one that
+    names all pairs of quantize and dequantize that are left over.
     """
     if not any(n.op in ("quantize", "dequantize") for n in graph.nodes):
         return graph
     exact: dict[Node, np.ndarray] = {}
     result = _with_integer_contractions(graph, exact)
     _warn_of_floats(result)
+    warn_of_leftovers(result)
     return _requantized(result, exact)
 
 
