@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -369,7 +369,7 @@ class Instructions:
             if of.name == "f16":
                 v, of, t = self.cast(v, f32), f32, self.type(f32, lanes)
             if to.bits < i32.bits:
-                return self._to_small(v, to, 0, lambda x: self.define(f"fptosi {t} {x.text} to {self._int(32, lanes)}", i32, lanes))
+                return self._to_small(v, to)
             prefix = f"v{lanes}" if lanes else ""
             name = f"llvm.fpto{kind}i.sat.{prefix}i{to.bits}.{prefix}{self._suffix(of)}"
             self.declarations.add(f"declare {tt} @{name}({t})")
@@ -385,29 +385,32 @@ class Instructions:
         return self.define(f"{opcode} {t} {v.text} to {tt}", to, lanes)
 
     def rounded(self, v: Val, zero: int, to: DType) -> Val:
-        """The cast of rint(v) + zero, of f32, to an integer of 8 or 16 bits; zero is one of those that f32 holds."""
-
-        def to_int(x: Val) -> Val:
-            if not x.lanes:
-                return self.define(f"fptosi float {self.intrinsic('rint', [x], f32).text} to i32", i32)
+        """The cast of rint(v) + zero, of f32, to an integer of 8 or 16 bits, of NaN the greatest; f32 holds zero exactly."""
+        low, high = (self.splat(Val(self.literal(k - zero, f32), f32), v.lanes) for k in (to.min, to.max))
+        x = self._limited("ogt", self._limited("olt", v, high), low)  # NaN is not below: it becomes the upper limit
+        if x.lanes:
             name = f"llvm.lrint.v{x.lanes}i32.v{x.lanes}f32"  # one instruction
             self.declarations.add(f"declare {self.type(i32, x.lanes)} @{name}({self.type(f32, x.lanes)})")
-            return self.define(f"call {self.type(i32, x.lanes)} @{name}({self.type(f32, x.lanes)} {x.text})", i32, x.lanes)
-
-        return self._to_small(v, to, zero, to_int)
-
-    def _to_small(self, v: Val, to: DType, zero: int, to_int: Callable[[Val], Val]) -> Val:
-        """to_int(v) + zero, saturated to an integer of 8 or 16 bits; NaN gives 0.  `to_int` leaves the limits as they are."""
-        lanes = v.lanes
-        t, bits = self.type(v.dtype, lanes), self.type(bool_, lanes)
-        low, high = (self.splat(Val(self.literal(k - zero, v.dtype), v.dtype), lanes) for k in (to.min, to.max))
-        above = self.define(f"fcmp ogt {t} {v.text}, {low.text}", bool_, lanes)  # which NaN is not: it becomes the lower limit
-        x = self.define(f"select {bits} {above.text}, {t} {v.text}, {t} {low.text}", v.dtype, lanes)
-        below = self.define(f"fcmp olt {t} {x.text}, {high.text}", bool_, lanes)
-        x = self.define(f"select {bits} {below.text}, {t} {x.text}, {t} {high.text}", v.dtype, lanes)
-        n = to_int(x)
+            n = self.define(f"call {self.type(i32, x.lanes)} @{name}({self.type(f32, x.lanes)} {x.text})", i32, x.lanes)
+        else:
+            n = self.define(f"fptosi float {self.intrinsic('rint', [x], f32).text} to i32", i32)
         if zero:
             n = self.operation("add", [n, Val(str(zero), i32)], i32)
+        return self.cast(n, to)
+
+    def _limited(self, order: str, v: Val, limit: Val) -> Val:
+        """v where it is below ("olt") or above ("ogt") a limit, which NaN never is, and the limit elsewhere."""
+        t, bits = self.type(v.dtype, v.lanes), self.type(bool_, v.lanes)
+        inside = self.define(f"fcmp {order} {t} {v.text}, {limit.text}", bool_, v.lanes)
+        return self.define(f"select {bits} {inside.text}, {t} {v.text}, {t} {limit.text}", v.dtype, v.lanes)
+
+    def _to_small(self, v: Val, to: DType) -> Val:
+        """v truncated and saturated to an integer of 8 or 16 bits; NaN gives 0."""
+        lanes = v.lanes
+        t = self.type(v.dtype, lanes)
+        low, high = (self.splat(Val(self.literal(k, v.dtype), v.dtype), lanes) for k in (to.min, to.max))
+        x = self._limited("olt", self._limited("ogt", v, low), high)  # NaN is not above: it becomes the lower limit
+        n = self.define(f"fptosi {t} {x.text} to {self._int(32, lanes)}", i32, lanes)
         if to.kind == "i":
             number = self.define(f"fcmp ord {t} {v.text}, {v.text}", bool_, lanes)
             n = self._select(number, n, self.splat(Val("0", i32), lanes))

@@ -10,6 +10,7 @@ No fast-math anywhere: `fma` is fused because it is written so, nothing else is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,11 +49,13 @@ _LEAVES = (Const, Var, Sym, Load, Word)  # a load sees to its index, mask and ot
 
 
 def _rounded(e: Cast) -> tuple[Expr, int] | None:
-    """(x, zero) of a cast of rint(x) + zero, which is how numbers are quantized, to 8 or 16 bits."""
+    """(x, zero) of a cast of rint(x) + zero to 8 or 16 bits, infinity in place of NaN: how numbers are quantized."""
     match e.x:
-        case Op(name="add", args=(Op(name="rint", args=(x,)), Const(value=zero)), dtype=of):
-            fits = of is f32 and e.dtype.is_int and e.dtype.bits in (8, 16)
-            return (x, int(zero)) if fits and abs(zero) < 1 << 16 and zero == int(zero) else None
+        case Op(name="where", args=(Op(name="lt", args=(y, Const(value=math.inf))), number, Const(value=math.inf))) if y is number:
+            match y:
+                case Op(name="add", args=(Op(name="rint", args=(x,)), Const(value=zero)), dtype=of):
+                    fits = of is f32 and e.dtype.is_int and e.dtype.bits in (8, 16)
+                    return (x, int(zero)) if fits and abs(zero) < 1 << 16 and zero == int(zero) else None
     return None
 
 

@@ -6,8 +6,8 @@
     quantize(relu(x), s, 0, to=u8)       ->  quantize(x, s, 0)         the range of the integers limits as much
     quantize(x, s, z, to=i8)             ->  flip_sign(quantize(x, s, z + 128, to=u8))      contractions want unsigned activations
 
-Scale and zero point are one number each, the scale positive: both functions are monotone then, and every rewrite is exact, but for
-NaN, of which nothing says what integer it becomes.  One sweep moves an op by one place.
+Scale and zero point are one number each, the scale positive: both functions are monotone then, NaN being the greatest of all, and
+every rewrite is exact.  One sweep moves an op by one place.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _quantize(node: Node, inputs: tuple[Value, ...], alone: bool) -> Value | Non
             attrs["value"] = number(attrs.get("value", 0))
         case "window":
             attrs["fill"] = number(attrs["fill"])
-        case op if op not in MOVES and op not in ("reduce_max", "reduce_min"):
+        case op if op not in MOVES and op != "reduce_max":  # of some numbers and NaN, reduce_min is NaN but not the greatest
             return None
     return apply(above.op, quantized(above.inputs[0]), *above.inputs[1:], loc=above.loc, **attrs)
 

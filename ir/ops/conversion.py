@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -106,6 +107,8 @@ def _quantize_samples(rng: np.random.Generator) -> Iterable[Sample]:
         x = (rng.standard_normal((4, 21)) * 40).astype(np.float32)
         zero = np.asarray(3, DTYPES[to].np)
         yield Sample((x, np.asarray(0.25, np.float32), zero), {"to": DTYPES[to]})
+        x = x.copy()
+        x[::2, ::5], x[1, :3], x[1, 3:6] = np.nan, np.inf, -np.inf
         yield Sample((x, rng.uniform(0.1, 0.5, (4, 1)).astype(np.float32), np.full((4, 1), zero)), {"to": DTYPES[to]})
     for to in ("i4", "u4", "f8e4m3", "f8e5m2"):
         zero = np.asarray(2 if DTYPES[to].is_int else 0, DTYPES[to].np)
@@ -114,10 +117,14 @@ def _quantize_samples(rng: np.random.Generator) -> Iterable[Sample]:
 
 @pointwise(dtype=_quantize_dtype, samples=_quantize_samples)
 def quantize(s: S, x: X, scale: X, zero: X, *, to: DType) -> X:
-    """rint(x / scale) + zero limited to the range of `to`; x and scale are floats of one dtype, zero is of dtype `to`."""
+    """rint(x / scale) + zero limited to the range of `to`; x and scale are floats of one dtype, zero is of dtype `to`.
+
+    NaN gives the greatest integer of `to`, as if it were greater than every number, and NaN of an 8-bit float.
+    """
     if to in _LARGEST_F8:
         return s.cast(s.min(s.max(x / scale, -_LARGEST_F8[to]), _LARGEST_F8[to]), to)
-    return s.cast(s.rint(x / scale) + s.cast(zero, s.dtype(x)), to)  # which saturates
+    y = s.rint(x / scale) + s.cast(zero, s.dtype(x))
+    return s.cast(s.where(y < math.inf, y, math.inf), to)  # which saturates
 
 
 def _dequantize_dtype(types: Types, **attrs: Any) -> DType:

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from octavo.backends.target import runnable
 from octavo.compiler.driver import compile
-from octavo.ir.evaluate import evaluate_node
+from octavo.ir.evaluate import evaluate, evaluate_node
 from octavo.ir.graph import Graph, Node, Value, input_value
 from octavo.ir.ops.registry import OPS, Sample, apply_node
+from octavo.ir.text import parse
 from octavo.ir.types import TensorType, dtype_of
+from octavo.passes.pipeline import optimize
 from octavo.tests.fuzz.numerics import Measured, epsilon, measure, mismatch
 
 NAMES = tuple(sorted(name for name, op in OPS.items() if op.kind not in ("leaf", "kernel")))
@@ -79,3 +81,38 @@ def test_a_remainder_of_nothing_has_the_sign_of_the_dividend(dtype: str, target:
     got = compile(Graph("rem", tuple(operands), apply_node("rem", operands, {}).outputs), target=target)(x, y)
     np.testing.assert_array_equal(got, np.zeros(5))
     np.testing.assert_array_equal(np.signbit(got), np.signbit(x))
+
+
+# What an operand of NaN becomes, before and after the passes, which make i8 of u8 and move quantize above what only chooses.
+OF_NAN = {
+    "i8": ("%y = quantize(%x, const<f32[] 0.5>, const<i8[] -3>, to=i8)", [127, 127, -128, -1, -128, 127]),
+    "u8": ("%y = quantize(%x, const<f32[] 0.5>, const<u8[] 125>, to=u8)", [255, 255, 0, 127, 0, 255]),
+    "i16": ("%y = quantize(%x, const<f32[] 0.5>, const<i16[] -3>, to=i16)", [32767, 32767, -32768, -1, -32768, 32767]),
+    "u16": ("%y = quantize(%x, const<f32[] 0.5>, const<u16[] 125>, to=u16)", [65535, 65535, 0, 127, 0, 65535]),
+    "scales of channels": (
+        "%y = quantize(%x, const<f32[6] [0.5,0.5,0.5,0.5,0.5,0.5]>, const<i8[6] [-3,-3,-3,-3,-3,-3]>, to=i8)",
+        [127, 127, -128, -1, -128, 127],
+    ),
+    "after an activation": (
+        "%r = relu(%x)\n%y = quantize(%r, const<f32[] 0.5>, const<i8[] -128>, to=i8)",
+        [127, 127, -128, -126, -128, 127],
+    ),
+    "after a maximum": (
+        "%r = reduce_max(%x, axes=[1], keepdims=true)\n%y = quantize(%r, const<f32[] 0.5>, const<u8[] 0>, to=u8)",
+        [255],
+    ),
+    "after a minimum": (
+        "%r = reduce_min(%x, axes=[1], keepdims=true)\n%y = quantize(%r, const<f32[] 0.5>, const<i8[] 0>, to=i8)",
+        [127],
+    ),
+}
+
+
+@pytest.mark.parametrize("target", [t.name for t in runnable()])
+@pytest.mark.parametrize("name", OF_NAN)
+def test_quantize_makes_the_greatest_integer_of_nan_in_every_form(name: str, target: str):
+    text, row = OF_NAN[name]
+    graph = parse(f"graph g(%x: f32[40,6]) -> (%y) {{\n{text}\n}}")
+    x = np.tile(np.array([np.nan, np.inf, -np.inf, 1.0, -1e30, 1e30], np.float32), (40, 1))
+    for actual in (evaluate(graph, {"x": x})[0], evaluate(optimize(graph), {"x": x})[0], compile(graph, target=target)(x)):
+        np.testing.assert_array_equal(actual, np.tile(row, (40, 1)))

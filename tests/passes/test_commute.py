@@ -79,6 +79,7 @@ KEPT = {
         "%c = cast(%q, to=f32)",
         "%y = add(%c, %v)",
     ),
+    "a minimum, which may be NaN among numbers": ("%v = reduce_min(%x, axes=[1], keepdims=true)", "%y = quantize(%v, S, Z, to=u8)"),
     "a sum": ("%v = add(%x, %x)", "%y = quantize(%v, S, Z, to=u8)"),
     "a scale for each channel": (
         "%v = reshape(%x, shape=[2,4,3,2])",
