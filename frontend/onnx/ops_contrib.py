@@ -12,7 +12,7 @@ from ...ir.graph import Value
 from ...ir.types import f32, u8
 from .ops_attention import heads_of, joined_heads
 from .ops_nn import conv, gemm, layer_normalization, matrix_product, rms_normalization
-from .ops_quant import aligned, dynamically_quantized, integer_matmul, quantized
+from .ops_quant import aligned, check_parameters, dynamically_quantized, integer_matmul, quantized
 from .registry import Operand, Site, Tensor, onnx_op
 
 MS = "com.microsoft"
@@ -199,11 +199,13 @@ def rescaled(n: Site, total: Value, a_scale: Value, b_scale: Tensor, bias: Opera
 
 
 def dequantized(n: Site, q: Tensor, scale: Tensor, zero: Operand) -> Value:
+    check_parameters(n, scale, zero, q.dtype)
     offset = aligned(n, zero if zero is not None else n.const(0, q.dtype), q, 0)
     return n.apply("dequantize", q, aligned(n, scale, q, 0), offset)
 
 
 def requantize(n: Site, y: Value, scale: Tensor, zero: Operand) -> Value:
+    check_parameters(n, scale, zero, zero.dtype if zero is not None else u8)
     offset = n.reshape(zero, ()) if zero is not None else n.const(0, u8)
     return quantized(n, y, n.reshape(scale, ()), offset, offset.dtype)
 

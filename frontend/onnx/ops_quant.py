@@ -35,17 +35,22 @@ def aligned(n: Site, parameter: Tensor | Value, like: Tensor, axis: int, block: 
     return whole if whole.shape == like.shape else n.slice_axis(whole, axis, 0, like.shape[axis])
 
 
-def checked(n: Site, scale: Tensor) -> Tensor:
-    """The scale.  Raises QuantError if it is a constant that no element can be divided by or multiplied with in f32."""
+def check_parameters(n: Site, scale: Tensor, zero: Operand, of: DType) -> None:
+    """Raise QuantError for a scale that cannot be used, and for a zero point outside the type `of` or of another length."""
     array = n.constant(scale)
-    if array is None:
-        return scale
-    wide = array.astype(np.float64)
-    bad = ~(np.isfinite(wide) & (wide >= np.finfo(np.float32).tiny))
-    if bad.any():
-        first = np.float32(wide[bad][0])
-        raise QuantError(f"a scale is {first!s}; scales are positive, finite and not smaller than {np.finfo(np.float32).tiny:.3g}")
-    return scale
+    if array is not None:
+        wide = array.astype(np.float64)
+        bad = ~(np.isfinite(wide) & (wide >= np.finfo(np.float32).tiny))  # what no element can be divided by or multiplied with
+        if bad.any():
+            first = np.float32(wide[bad][0])
+            raise QuantError(f"a scale is {first!s}; scales are positive, finite and not smaller than {np.finfo(np.float32).tiny:.3g}")
+    if zero is None:
+        return
+    if zero.dtype is not of:
+        raise QuantError(f"the zero point is of {zero.dtype}, outside the type {of} of what it belongs to")
+    counts = zero.value.type.size, scale.value.type.size
+    if all(isinstance(k, int) for k in counts) and counts[0] not in (1, counts[1]):
+        raise QuantError(f"there are {counts[0]} zero points and {counts[1]} scales; every scale has one, or all have the same")
 
 
 def quantized(n: Site, x: Value, scale: Value, zero: Value, to: DType) -> Value:
@@ -58,9 +63,11 @@ def quantized(n: Site, x: Value, scale: Value, zero: Value, to: DType) -> Value:
 @onnx_op("QuantizeLinear")
 @onnx_op("QuantizeLinear", domain="com.microsoft")
 def quantize_linear(n: Site, x: Tensor, scale: Tensor, zero: Operand = None) -> Value:
-    scale = checked(n, scale)
     asked = n.integer("output_dtype")
     to = zero.dtype if zero is not None else element_type(asked, "output_dtype") if asked else u8
+    check_parameters(n, scale, zero, to)
+    if to.bits > 16:
+        raise QuantError(f"the zero point is of {to}; numbers are quantized to 4, 8 or 16 bits")
     if to.is_float and not n.integer("saturate", 1):
         raise UnsupportedOp("quantization to an 8-bit float that does not saturate is not supported")
     axis = n.axis(x.rank, 1 if x.rank > 1 else 0) if scale.type.size != 1 else 0
@@ -74,9 +81,7 @@ def quantize_linear(n: Site, x: Tensor, scale: Tensor, zero: Operand = None) -> 
 def dequantize_linear(n: Site, q: Tensor, scale: Tensor, zero: Operand = None) -> Value:
     axis = n.axis(q.rank, 1 if q.rank > 1 else 0) if scale.type.size != 1 else 0
     block = n.integer("block_size")
-    if zero is not None and zero.dtype is not q.dtype:
-        raise QuantError(f"the zero point is of {zero.dtype}, outside the type {q.dtype} of what is dequantized")
-    scale = checked(n, scale)
+    check_parameters(n, scale, zero, q.dtype)
     offset = aligned(n, zero if zero is not None else n.const(0, q.dtype), q, axis, block)
     asked = n.integer("output_dtype")
     result = n.apply("dequantize", q, aligned(n, scale, q, axis, block), offset)
@@ -210,7 +215,9 @@ def conv_integer(n: Site, x: Tensor, w: Tensor, x_zero: Operand = None, w_zero: 
 def requantized(n: Site, total: Value, scale: Value, y_scale: Tensor, y_zero: Tensor) -> Value:
     """An i32 result times its scale, quantized again."""
     real = n.apply("mul", n.cast(total, f32), scale)
-    checked(n, y_scale)
+    check_parameters(n, y_scale, y_zero, y_zero.dtype)
+    if y_zero.dtype.bits > 8:
+        raise QuantError(f"the zero point is of {y_zero.dtype}; results of {n.op} have 8 bits")
     out_scale = n.reshape(n.cast(y_scale, f32), ()) if y_scale.type.size == 1 else n.cast(y_scale, f32)
     out_zero = n.reshape(y_zero, ()) if y_zero.type.size == 1 else y_zero.value
     return n.apply("quantize", real, out_scale, out_zero, to=y_zero.dtype)
@@ -219,6 +226,8 @@ def requantized(n: Site, total: Value, scale: Value, y_scale: Tensor, y_zero: Te
 @onnx_op("QLinearMatMul")
 def qlinear_matmul(n: Site, *operands: Tensor) -> Value:
     a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = operands
+    check_parameters(n, a_scale, a_zero, a.dtype)
+    check_parameters(n, b_scale, b_zero, b.dtype)
     total = integer_matmul(n, a, b, a_zero, b_zero)
     left = n.cast(a_scale, f32)
     if left.type.size == 1:
@@ -235,6 +244,8 @@ def qlinear_conv(n: Site, *operands: Operand) -> Value:
     if len(operands) not in (8, 9) or any(o is None for o in operands[:8]):
         raise ModelError("it takes eight or nine inputs")
     x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero = required(operands[:8])
+    check_parameters(n, x_scale, x_zero, x.dtype)
+    check_parameters(n, w_scale, w_zero, w.dtype)
     total = integer_conv(n, x, w, x_zero, w_zero)
     channels: Sequence[Dim] = (w.shape[0], *(1,) * (x.rank - 2))
     if len(operands) == 9 and operands[8] is not None:

@@ -226,8 +226,55 @@ def test_scales_that_cannot_be_used_are_refused(op: str, scale: str) -> None:
 
 def test_a_zero_point_of_another_type_is_refused() -> None:
     graph = "(uint8[4] x) => (float[4] y) <float s = {0.25}, int8 z = {-3}> { y = DequantizeLinear(x, s, z) }"
-    with pytest.raises(QuantError, match="the zero point is of i8, outside the type u8 of what is dequantized"):
+    with pytest.raises(QuantError, match="the zero point is of i8, outside the type u8 of what it belongs to"):
         imported(graph)
+
+
+QLINEAR = {
+    "QLinearConv": """(uint8[1,2,5,5] x) => (uint8[1,3,5,5] y) <float xs = {0.02}, uint8 xz = {130}, int8[3,2,1,1] w = {1,2,3,4,5,6},
+        float ws = {0.01}, int8 wz = {0}, float ys = {0.05}, uint8 yz = {120}> { y = QLinearConv(x, xs, xz, w, ws, wz, ys, yz) }""",
+    "QLinearMatMul": """(uint8[4,2] x) => (uint8[4,3] y) <float xs = {0.02}, uint8 xz = {130}, int8[2,3] w = {1,2,3,4,5,6},
+        float ws = {0.01}, int8 wz = {0}, float ys = {0.05}, uint8 yz = {120}> { y = QLinearMatMul(x, xs, xz, w, ws, wz, ys, yz) }""",
+}
+
+
+def with_parameter(text: str, name: str, array: np.ndarray) -> onnx.ModelProto:
+    proto = model(text)
+    (tensor,) = (t for t in proto.graph.initializer if t.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(array, name))
+    return proto
+
+
+@pytest.mark.parametrize("scale", ["0.0", "-0.5", "1e-40", "nan", "inf"])
+@pytest.mark.parametrize("name", ["xs", "ws", "ys"])
+@pytest.mark.parametrize("op", QLINEAR)
+def test_scales_of_quantized_operators_that_cannot_be_used_are_refused(op: str, name: str, scale: str) -> None:
+    with pytest.raises(QuantError, match=rf"{op}.*: a scale is {re.escape(str(np.float32(scale)))}; scales are positive, finite"):
+        import_model(with_parameter(QLINEAR[op], name, np.array(scale, np.float32)))
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("xz", np.array(3, np.int8), "the zero point is of i8, outside the type u8"),
+        ("wz", np.array(3, np.uint8), "the zero point is of u8, outside the type i8"),
+        ("wz", np.array([0, 0], np.int8), "there are 2 zero points and 1 scales; every scale has one, or all have the same"),
+        ("yz", np.array(300, np.int32), "the zero point is of i32; results of QLinear.* have 8 bits"),
+        ("yz", np.array(3, np.float32), "the zero point is of f32; results of QLinear.* have 8 bits"),
+    ],
+)
+@pytest.mark.parametrize("op", QLINEAR)
+def test_zero_points_of_quantized_operators_that_do_not_fit_are_refused(op: str, name: str, array: np.ndarray, message: str) -> None:
+    with pytest.raises(QuantError, match=message):
+        import_model(with_parameter(QLINEAR[op], name, array))
+
+
+def test_zero_points_that_numbers_cannot_be_quantized_to_are_refused() -> None:
+    text = "(float[2,3] x) => (uint8[2,3] y) <float s = {0.25}, uint8 z = {3}> { y = QuantizeLinear(x, s, z) }"
+    with pytest.raises(QuantError, match="the zero point is of i32; numbers are quantized to 4, 8 or 16 bits"):
+        import_model(with_parameter(text, "z", np.array(300, np.int32)))
+    with pytest.raises(QuantError, match="there are 3 zero points and 1 scales"):
+        import_model(with_parameter(text, "z", np.array([1, 2, 3], np.uint8)))
 
 
 INTEGERS = {
