@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,57 @@ def test_a_damaged_profile_leaves_no_file(model: Path, tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "is no profile, or a damaged one" in result.stderr
     assert not (tmp_path / "never.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "edited", "message"),
+    [
+        (r'"low": [^,]*', '"low": NaN', "is not finite"),
+        (r'"high": [^,]*', '"high": Infinity', "is not finite"),
+        (r'"low": [^,]*, "high": [^,]*', '"low": 2.0, "high": -2.0', "is upside down: its least is above its greatest"),
+    ],
+)
+def test_an_edited_profile_is_explained(model: Path, profile: Path, tmp_path: Path, pattern: str, edited: str, message: str) -> None:
+    broken = tmp_path / "broken.qprof"
+    text, count = re.subn(pattern, edited, profile.read_text(), count=1)
+    assert count == 1
+    broken.write_text(text)
+    refuses(model, broken, tmp_path, message)
+
+
+def test_a_truncated_profile_and_one_of_random_bytes_are_explained(model: Path, profile: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.qprof"
+    for data in (profile.read_bytes()[:-100], np.random.default_rng(0).bytes(1000)):
+        broken.write_bytes(data)
+        refuses(model, broken, tmp_path, "is no profile, or a damaged one")
+
+
+def refuses(model: Path, profile: Path, tmp_path: Path, message: str) -> None:
+    """Assert that Python and the command refuse the profile, and that the command leaves no file."""
+    with pytest.raises(QuantError, match=message):
+        octavo.quantize(model, profile)
+    result = run("quantize", model, profile, "-o", tmp_path / "out" / "never.onnx")
+    assert result.exit_code == 1
+    assert message in " ".join(result.stderr.split())
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_an_interruption_while_writing_keeps_the_old_model(
+    model: Path, profile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out" / "int8.onnx"
+    output.parent.mkdir()
+    output.write_bytes(b"old")
+    write = Path.write_bytes
+
+    def interrupted(self: Path, data: bytes) -> None:
+        write(self, data[:10])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
+    assert run("quantize", model, profile, "-o", output, "--no-time").exit_code == 130
+    assert [f.name for f in output.parent.iterdir()] == ["int8.onnx"]
+    assert output.read_bytes() == b"old"
 
 
 def test_an_option_of_another_method_is_wrong_usage(model: Path, profile: Path, tmp_path: Path) -> None:
