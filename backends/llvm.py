@@ -26,6 +26,7 @@ from ..ir.loops import (
     Expr,
     For,
     If,
+    Interleave,
     Let,
     Load,
     Op,
@@ -275,10 +276,9 @@ class Emitter(Instructions):
 
     def _hidden(self, mask: str, lanes: int) -> str:
         """A mask of which LLVM knows no lane: where all of a register's are off, LLVM 22 reads them for AVX2."""
-        bits = self.define(f"bitcast <{lanes} x i1> {mask} to i{lanes}", i32).text
-        wide = self.define(f"zext i{lanes} {bits} to i32", i32).text
-        same = self.define(f'call i32 asm "", "=r,0"(i32 {wide})', i32).text
-        return self.define(f"bitcast i{lanes} {self.define(f'trunc i32 {same} to i{lanes}', i32).text} to <{lanes} x i1>", bool_).text
+        bits = self.define(f"bitcast <{lanes} x i1> {mask} to i{lanes}", i64).text
+        same = self.define(f'call i{lanes} asm "", "=r,0"(i{lanes} {bits})', i64).text
+        return self.define(f"bitcast i{lanes} {same} to <{lanes} x i1>", bool_).text
 
     def _vector_load(self, dtype: DType, pointer: str, lanes: int, live: str | None, other: Val | None, align: int = 0) -> Val:
         vt = self.memory_type(dtype, lanes)
@@ -400,6 +400,8 @@ class Emitter(Instructions):
                 self.put('call void asm sideeffect "", "~{memory}"()')  # memory may have changed, for all that LLVM knows
             case Transpose():
                 self.transpose(s)
+            case Interleave():
+                self.interleave(s)
 
     def alloc(self, buf: Buf) -> None:
         """Reserve memory for a buffer; targets place the spaces that only they know."""
@@ -430,6 +432,25 @@ class Emitter(Instructions):
             bit *= 2
         for row, place in zip(rows, places, strict=True):
             self.put(f"store {vt} {row}, ptr {place}, align {self.align(dtype)}")
+
+    def interleave(self, s: Interleave) -> None:
+        """A shuffle for each row after the first in each vector of the result."""
+        dtype, lanes = s.tile.dtype, s.lanes
+        vt = self.memory_type(dtype, lanes)
+        places = [self.address(s.tile, Val(str(k * lanes), i64)) for k in range(s.rows)]
+        rows = [self.define(f"load {vt}, ptr {p}, align {self.align(dtype)}", dtype, lanes).text for p in places]
+        results = []
+        for k in range(s.rows):
+            elements = [divmod(k * lanes + j, s.rows) for j in range(lanes)]  # (column, row)
+            joined = rows[0]
+            for r in range(1, s.rows):
+                # rows before this one are in place already, the first from the second shuffle on
+                chosen = [lanes + column if row == r else column if r == 1 else j for j, (column, row) in enumerate(elements)]
+                mask = "<" + ", ".join(f"i32 {i}" for i in chosen) + ">"
+                joined = self.define(f"shufflevector {vt} {joined}, {vt} {rows[r]}, <{lanes} x i32> {mask}", dtype, lanes).text
+            results.append(joined)
+        for result, place in zip(results, places, strict=True):
+            self.put(f"store {vt} {result}, ptr {place}, align {self.align(dtype)}")
 
     def prefetch(self, s: Prefetch) -> None:
         """Into the second-level cache, or the first for what is near; in a vector loop, what the first lane asks for."""

@@ -395,6 +395,15 @@ class Transpose:
 
 
 @dataclass(frozen=True, eq=False)
+class Interleave:
+    """Order the rows x lanes tile in a "reg" buffer by columns: tile[j*rows + i] = tile[i*lanes + j], all at once."""
+
+    tile: Buf
+    rows: int
+    lanes: int
+
+
+@dataclass(frozen=True, eq=False)
 class Prefetch:
     """A hint that the line of buf[index] will be read soon, or (near) very soon; the index may lie outside the buffer."""
 
@@ -411,7 +420,7 @@ class Reread:
     """
 
 
-Stmt: TypeAlias = Union[Store, For, Let, If, While, Alloc, Barrier, Prefetch, Reread, Transpose]
+Stmt: TypeAlias = Union[Store, For, Let, If, While, Alloc, Barrier, Prefetch, Reread, Transpose, Interleave]
 
 
 @dataclass(frozen=True, eq=False)
@@ -549,6 +558,8 @@ def _statement(s: Stmt, pad: str) -> Iterator[str]:
             yield from _with_shared([s.value], lambda t: f"let {s.var.name}: {s.var.dtype} = {t[0]}", pad)
         case Transpose():
             yield f"{pad}transpose {s.tile.name} {s.size}x{s.size}"
+        case Interleave():
+            yield f"{pad}interleave {s.tile.name} {s.rows}x{s.lanes}"
         case Prefetch():
             yield from _with_shared([s.index], lambda t: f"prefetch {'near ' if s.near else ''}{s.buf.name}[{t[0]}]", pad)
         case Alloc():

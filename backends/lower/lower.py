@@ -18,6 +18,7 @@ from .row import lower_row
 from .winograd import is_winograd, lower_winograd
 
 LANES = 16  # elements that map and row loops handle at once, on every target: partial sums are then the same everywhere
+BYTES = (64, 32)  # elements of a line that does not end within a vector, where all are bytes
 
 
 def template(body: Graph) -> str:
@@ -31,6 +32,14 @@ def template(body: Graph) -> str:
     if "reduction" in kinds:
         return "row"
     return "opaque" if "opaque" in kinds else "map"
+
+
+def _lanes(body: Graph) -> int:
+    """Elements at once.  A kernel of bytes alone has no sums that could differ."""
+    if any(t.dtype.bits > 8 for n in body.nodes for t in n.types):
+        return LANES
+    ends = [v.shape[-1] if v.shape else 1 for v in body.outputs]
+    return next((n for n in BYTES if all(isinstance(d, int) and d % n == 0 for d in ends)), LANES)
 
 
 def lower(body: Graph, target: Target) -> LoopFunction:
@@ -48,8 +57,8 @@ def lower(body: Graph, target: Target) -> LoopFunction:
         case "winograd":
             return lower_winograd(body, target)
         case "row":
-            return lower_row(body, LANES, grid)
+            return lower_row(body, LANES if grid else _lanes(body), grid)
         case "opaque":
             return lower_opaque(body, grid)
         case _:
-            return lower_map(body, LANES, grid)
+            return lower_map(body, _lanes(body), grid)

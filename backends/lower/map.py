@@ -16,7 +16,7 @@ from .collapse import collapse, is_pointwise
 from .grid import cells
 from .kernel import UNROLL, access, function, loops, operations, parameters, spread, spread_block
 from .stream import ahead, alignment, streamable, versions
-from .tiles import crossing_axis, tiled
+from .tiles import crossing_axis, interleaved, interleaves, tiled
 
 BLOCK = 2048  # elements of the innermost dim that one task covers
 SHORT = 8  # an innermost dim below this is not worth a vector where another is longer
@@ -47,9 +47,12 @@ def lower_map(body: Graph, lanes: int, grid: bool = False) -> LoopFunction:
     reads = access(flat, params)
     targets = list(zip(flat.outputs, params.outputs, strict=True))
     shape = flat.outputs[0].shape
-    axis = crossing_axis(names, reads, flat.outputs[0], shape) if len(targets) == 1 and not grid else None
-    if axis is not None:
-        return function(body, params, tiled(names, reads, *targets[0], shape, axis, lanes, work))
+    if len(targets) == 1 and not grid:
+        axis = crossing_axis(names, reads, flat.outputs[0], shape)
+        if axis is not None:
+            return function(body, params, tiled(names, reads, *targets[0], shape, axis, lanes, work))
+        if interleaves(names, reads, flat.outputs[0], shape):
+            return function(body, params, interleaved(names, reads, *targets[0], shape, lanes, work))
     return function(body, params, _nest(names, flat, params.inputs, reads, targets, shape, shape, (0, 0), lanes, work, grid))
 
 

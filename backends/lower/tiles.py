@@ -1,7 +1,8 @@
-"""Square tiles for maps that read along another axis than they write (transposes, packing of transposed operands).
+"""Tiles for maps that read along another axis than they write (transposes, packing of transposed operands, planes of an image).
 
 Reading neighbours of the result from places far apart costs a gather for each vector; a tile of `lanes` x `lanes` elements is read as
-whole vectors along the operand's axis, transposed in registers, and written as whole vectors along the result's.
+whole vectors along the operand's axis, transposed in registers, and written as whole vectors along the result's.  Where the result's
+last axis is short, as many vectors as it is long are interleaved.
 """
 
 from __future__ import annotations
@@ -10,11 +11,29 @@ from collections.abc import Iterator, Sequence
 
 from ...ir.dims import Dim, dim_product
 from ...ir.graph import Value
-from ...ir.loops import Alloc, Buf, Const, Expr, For, If, Load, Names, Stmt, Store, Transpose, children, coefficient, size_expr
+from ...ir.loops import (
+    Alloc,
+    Buf,
+    Const,
+    Expr,
+    For,
+    If,
+    Interleave,
+    Load,
+    Names,
+    Stmt,
+    Store,
+    Transpose,
+    binary,
+    children,
+    coefficient,
+    size_expr,
+)
 from .access import Access, linear, strides_of, unravel
-from .kernel import const
+from .kernel import const, remainder
 
 SHORT = 8  # an axis below this fills too little of a tile
+SIDE = 16  # of the largest square tile: code grows with its square
 
 
 def crossing_axis(names: Names, reads: Access, value: Value, extent: Sequence[Dim]) -> int | None:
@@ -39,6 +58,17 @@ def crossing_axis(names: Names, reads: Access, value: Value, extent: Sequence[Di
     return None
 
 
+def interleaves(names: Names, reads: Access, value: Value, extent: Sequence[Dim]) -> bool:
+    """Whether the operands lie along the axis before the result's last, which is short."""
+    if len(extent) < 2 or not isinstance(extent[-1], int) or not 1 < extent[-1] < SHORT:
+        return False
+    index = [names.var("x") for _ in extent]
+    along = [
+        (_constant(coefficient(x.index, index[-2])), _constant(coefficient(x.index, index[-1]))) for x in _loads(reads.at(value, index))
+    ]
+    return any(before == 1 for before, _ in along) and all(before == 0 or (before == 1 and last != 1) for before, last in along)
+
+
 def _loads(e: Expr) -> Iterator[Load]:
     stack, seen = [e], set()
     while stack:
@@ -58,6 +88,7 @@ def tiled(
     names: Names, reads: Access, value: Value, target: Buf, extent: Sequence[Dim], axis: int, lanes: int, work: int
 ) -> list[Stmt]:
     """Loops that store `value` into `target` tile by tile; a task is a strip of tiles along the last axis."""
+    lanes = min(lanes, SIDE)
     strides = strides_of(extent)
     others = [k for k in range(len(extent) - 1) if k != axis]
     strips = (extent[axis] + (lanes - 1)) // lanes
@@ -94,3 +125,36 @@ def tiled(
     tasks = size_expr(dim_product([*(extent[k] for k in others), strips]))
     cost = size_expr(extent[-1]) * (lanes * work)
     return [For(task, tasks, (For(number, count, (body,)),), "parallel", cost=cost)]
+
+
+def interleaved(names: Names, reads: Access, value: Value, target: Buf, extent: Sequence[Dim], lanes: int, work: int) -> list[Stmt]:
+    """Loops that store `value` into `target`, vectors along the axis before its last, which `interleaves` accepts."""
+    rows, size = int(extent[-1]), extent[-2]  # type: ignore[arg-type]
+    strides = strides_of(extent)
+    task, number = names.var("t"), names.var("q")
+    outer = unravel(task, extent[:-2])
+    overlaps = isinstance(size, int) and size >= lanes  # the last tile with the one before it: it stores the same there
+    start = binary("min", number * lanes, size_expr(size) - lanes) if overlaps else number * lanes
+    buffer = Buf(names.var("tile").name, value.dtype, "reg", rows * lanes)
+    r, c, v, w = (names.var(n) for n in ("r", "c", "v", "v"))
+    read = For(v, const(lanes), (Store(buffer, r * lanes + v, reads.at(value, (*outer, start + v, r))),), "vector")
+    at = linear((*outer, start, const(0)), strides) + c * lanes + w
+    write = For(w, const(lanes), (Store(target, at, Load(buffer, c * lanes + w)),), "vector")
+    tile = (
+        Alloc(buffer),
+        For(r, const(rows), (read,), "unroll"),
+        Interleave(buffer, rows, lanes),
+        For(c, const(rows), (write,), "unroll"),
+    )
+
+    def one_by_one(offset: Expr, lane: Expr) -> list[Stmt]:
+        places = ((*outer, offset + lane, const(k)) for k in range(rows))
+        return [Store(target, linear(place, strides), reads.at(value, place)) for place in places]
+
+    line = size_expr(size)
+    if overlaps:
+        count, rest = (line + (lanes - 1)) // lanes, []
+    else:
+        count, rest = line // lanes, remainder(names, line % lanes, line - line % lanes, lanes, one_by_one)
+    tasks, cost = size_expr(dim_product(extent[:-2])), line * (rows * work)
+    return [For(task, tasks, (For(number, count, tile), *rest), "parallel", cost=cost)]

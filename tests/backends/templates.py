@@ -39,6 +39,9 @@ def templates() -> Iterator[Template]:
     yield Template("map", lambda x: ops.tanh(x * 1.25 + 0.5), ((77, 131),))
     yield Template("map_f16", lambda x: ops.exp(x) + x, ((77, 131),), "f16")
     yield Template("map_strided", lambda x: ops.relu(ops.transpose(x, perm=(0, 2, 1))), ((97, 131),))
+    yield Template("map_interleaved", lambda x: ops.transpose(padded(ops.relu(x)), perm=(0, 2, 3, 1)), ((3, 9, 37),))
+    yield Template("map_interleaved_short", lambda x: ops.transpose(padded(x), perm=(0, 2, 3, 1)), ((5, 97, 7),))
+    yield Template("map_bytes", lambda x: padded(x), ((5, 3, 62),), "u8")
     yield Template("map_concat", lambda x, y: ops.concat(ops.neg(x), ops.abs(y), axis=2), ((37, 61), (37, 90)))
     yield Template(
         "map_pad", lambda x: ops.pad(ops.sigmoid(x), low=(0, 3, 1), high=(0, 0, 5), mode="constant", value=-1.0), ((70, 131),)
@@ -50,6 +53,7 @@ def templates() -> Iterator[Template]:
     yield Template("layer_norm", lambda x: ops.layer_norm(x, weight(333), weight(333), axis=2, epsilon=1e-5), ((19, 333),))
     yield Template("reduce", lambda x: ops.reduce_sum(ops.sigmoid(x), axes=(1, 2), keepdims=False), ((41, 131),))
     yield Template("reduce_f16", lambda x: ops.reduce_sum(x, axes=(2,), keepdims=True), ((41, 131),), "f16")
+    yield Template("pool_bytes", lambda x: pooled(ops.transpose(x, perm=(0, 2, 3, 1))), ((64, 9, 7),), "u8")
     yield Template("argmax", lambda x: ops.argmax(x, axes=(2,), keepdims=False), ((41, 131),))
     yield Template("max_pool", lambda x: ops.max_pool(x, **pool(3, 2)), ((19, 23, 21),))
     yield Template("avg_pool", lambda x: ops.avg_pool(x, **pool(3, 1), count_include_pad=False), ((19, 23, 21),))
@@ -116,6 +120,17 @@ def pool(kernel: int, stride: int) -> dict[str, Any]:
 def conv(stride: int = 1, pad: int = 1, dilation: int = 1, groups: int = 1) -> dict[str, Any]:
     square = {"strides": (stride, stride), "pads": ((pad, pad), (pad, pad)), "dilations": (dilation, dilation)}
     return {**square, "groups": groups, "layout": "channels_first"}
+
+
+def padded(x: Value) -> Value:
+    """One place more on each side of the two last axes."""
+    return ops.pad(x, low=(0, 0, 1, 1), high=(0, 0, 1, 1), mode="constant", value=3.0)
+
+
+def pooled(x: Value) -> Value:
+    """The largest of each 3 x 3 places, channels last."""
+    places = {"kernel": (3, 3), "strides": (2, 2), "dilations": (1, 1), "low": (1, 1), "high": (1, 1)}
+    return ops.reduce_max(ops.window(x, axes=(1, 2), fill=0.0, **places), axes=(4, 5), keepdims=False)
 
 
 def attention(q: Value, k: Value, v: Value) -> Value:

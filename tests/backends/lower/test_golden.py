@@ -26,6 +26,15 @@ CASES = {
     "map_transposed": """graph g(%x: f32[n,40]) -> (%y) {
         %y = transpose(%x, perm=[1,0])
     }""",
+    "map_interleaved": """graph g(%x: f32[n,3,40]) -> (%y) {
+        %y = transpose(%x, perm=[0,2,1])
+    }""",
+    "map_interleaved_any_length": """graph g(%x: f32[3,n]) -> (%y) {
+        %y = transpose(%x, perm=[1,0])
+    }""",
+    "row_bytes": """graph g(%x: u8[n,5,64]) -> (%y) {
+        %y = reduce_max(%x, axes=[1], keepdims=false)
+    }""",
     "map_scalar": """graph g(%x: i32[]) -> (%y) {
         %y = neg(%x)
     }""",
