@@ -282,6 +282,28 @@ def test_a_warning_names_what_stays_floats() -> None:
         optimize(graph)
 
 
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("xs", np.array(0, np.float32), "a scale is 0.0; scales are positive, finite"),
+        ("ws", np.array([0.1, np.nan, 0.1], np.float32), "a scale is nan; scales are positive, finite"),
+        ("ys", np.array(1e-40, np.float32), "a scale is 1e-40; scales are positive, finite"),
+        ("xz", np.array([1, 2], np.uint8), "there are 2 zero points and 1 scales"),
+        ("yz", np.array(300, np.int32), "the zero point is of i32"),
+    ],
+)
+def test_the_command_refuses_parameters_that_cannot_be_used(tmp_path: Path, name: str, array: np.ndarray, message: str) -> None:
+    proto = onnx.parser.parse_model(QDQ % ", ".join(["1"] * 54))
+    (tensor,) = (t for t in proto.graph.initializer if t.name == name)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(array, name))
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(proto.SerializeToString())
+    result = run("compile", path, "-o", tmp_path / "out" / "never.oct")
+    assert result.exit_code == 1
+    assert message in " ".join(result.stderr.split())
+    assert not list(tmp_path.glob("out/*"))
+
+
 @pytest.mark.parametrize("level", [t.name for t in runnable()])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_every_level_and_number_of_threads_gives_the_same_bits(model: Path, profile: Path, level: str, threads: int) -> None:
