@@ -35,6 +35,15 @@ _DOT4 = {
     "dp4a": {0: "llvm.nvvm.idp4a.u.s"},
     "": {},
 }
+# By lanes of i32 in a register of x86: f32 to the nearest i32, two registers of those to i16, and two of these to bytes of either sign.
+_PACKING = {
+    8: ("llvm.x86.avx.cvt.ps2dq.256", "llvm.x86.avx2.packssdw", {"i": "llvm.x86.avx2.packsswb", "u": "llvm.x86.avx2.packuswb"}),
+    16: (
+        "llvm.x86.avx512.mask.cvtps2dq.512",
+        "llvm.x86.avx512.packssdw.512",
+        {"i": "llvm.x86.avx512.packsswb.512", "u": "llvm.x86.avx512.packuswb.512"},
+    ),
+}
 _BYTE = {"i": i8, "u": u8}  # what a 4-bit integer is in registers
 
 
@@ -387,16 +396,59 @@ class Instructions:
     def rounded(self, v: Val, zero: int, to: DType) -> Val:
         """The cast of rint(v) + zero, of f32, to an integer of 8 or 16 bits, of NaN the greatest; f32 holds zero exactly."""
         low, high = (self.splat(Val(self.literal(k - zero, f32), f32), v.lanes) for k in (to.min, to.max))
-        x = self._limited("ogt", self._limited("olt", v, high), low)  # NaN is not below: it becomes the upper limit
+        x = self._limited("olt", v, high)  # NaN is not below: it becomes the upper limit
+        register = self.target.lanes(32) if self.target is not None else 0
+        packs = to.bits == 8 and to.min <= zero <= to.max and register in _PACKING
+        if packs and x.lanes in (2 * register, 4 * register):
+            return self._packed(x, register, zero, to)
+        x = self._limited("ogt", x, low)
         if x.lanes:
-            name = f"llvm.lrint.v{x.lanes}i32.v{x.lanes}f32"  # one instruction
-            self.declarations.add(f"declare {self.type(i32, x.lanes)} @{name}({self.type(f32, x.lanes)})")
-            n = self.define(f"call {self.type(i32, x.lanes)} @{name}({self.type(f32, x.lanes)} {x.text})", i32, x.lanes)
+            n = self._call(f"llvm.lrint.v{x.lanes}i32.v{x.lanes}f32", [x], i32, x.lanes)  # one instruction
         else:
             n = self.define(f"fptosi float {self.intrinsic('rint', [x], f32).text} to i32", i32)
         if zero:
             n = self.operation("add", [n, Val(str(zero), i32)], i32)
         return self.cast(n, to)
+
+    def _packed(self, x: Val, register: int, zero: int, to: DType) -> Val:
+        """rint(x) + zero as bytes, of 2 or 4 registers of f32, none above the range of `to`.
+
+        Packing saturates and is one step for two registers, where narrowing takes two steps for one.  What is below all i32 becomes the
+        least of them.  Instructions join parts of 128 bits, which are then put in order.
+        """
+        nearest, words, bytes_ = _PACKING[register]
+        count = x.lanes // register
+        numbers = [self._shuffled(x, range(k * register, (k + 1) * register)) for k in range(count)]
+        if register == 16:  # as the mode of rounding says
+            ti = self.type(i32, register)
+            rest = f"{ti} zeroinitializer, i16 -1, i32 4"
+            self.declarations.add(f"declare {ti} @{nearest}({self.type(f32, register)}, {ti}, i16, i32)")
+            numbers = [
+                self.define(f"call {ti} @{nearest}({self.type(f32, register)} {n.text}, {rest})", i32, register) for n in numbers
+            ]
+        else:
+            numbers = [self._call(nearest, [n], i32, register) for n in numbers]
+        pairs = [self._call(words, numbers[k : k + 2], i16, 2 * register) for k in range(0, count, 2)]
+        if zero:
+            by = self.splat(Val(str(zero), i16), 2 * register)
+            pairs = [self._call(f"llvm.sadd.sat.v{2 * register}i16", [p, by], i16, 2 * register) for p in pairs]
+        joined = self._call(bytes_[to.kind], [pairs[0], pairs[-1]], to, 4 * register)
+        quads = self.define(f"bitcast {self.type(to, 4 * register)} {joined.text} to {self.type(i32, register)}", i32, register)
+        parts = register // 4
+        ordered = self._shuffled(quads, [part * 4 + k for k in range(count) for part in range(parts)])
+        return self.define(f"bitcast {self.type(i32, ordered.lanes)} {ordered.text} to {self.type(to, x.lanes)}", to, x.lanes)
+
+    def _shuffled(self, v: Val, lanes: Sequence[int]) -> Val:
+        """Those lanes of a vector."""
+        t, mask = self.type(v.dtype, v.lanes), ", ".join(f"i32 {k}" for k in lanes)
+        return self.define(f"shufflevector {t} {v.text}, {t} poison, <{len(lanes)} x i32> <{mask}>", v.dtype, len(lanes))
+
+    def _call(self, name: str, args: Sequence[Val], dtype: DType, lanes: int) -> Val:
+        """A call of a function of vectors by its whole name."""
+        types = [self.type(a.dtype, a.lanes) for a in args]
+        t = self.type(dtype, lanes)
+        self.declarations.add(f"declare {t} @{name}({', '.join(types)})")
+        return self.define(f"call {t} @{name}({', '.join(f'{of} {a.text}' for of, a in zip(types, args, strict=True))})", dtype, lanes)
 
     def _limited(self, order: str, v: Val, limit: Val) -> Val:
         """v where it is below ("olt") or above ("ogt") a limit, which NaN never is, and the limit elsewhere."""

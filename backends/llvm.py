@@ -228,6 +228,8 @@ class Emitter(Instructions):
         lanes = vector.lanes
         live = self._live(vector, mask, e.buf)
         other = self.splat(given, lanes) if given is not None else None
+        if moves == 1 and e.buf.space == "reg" and live is None and lanes > self._in_a_register(e.dtype):
+            return self._from_registers(e, lanes)
         if moves == 1:
             pointer = self.address(e.buf, self.value(e.index, base=True))
             hides = mask is not None and mask.lanes and live is not None and self.target is not None and self.target.vector_bits == 256
@@ -235,6 +237,24 @@ class Emitter(Instructions):
         else:
             loaded = self._gather(e.buf, self.splat(self.value(e.index), lanes), lanes, live, other)
         return loaded
+
+    def _in_a_register(self, dtype: DType) -> int:
+        """How many values of a dtype a register holds."""
+        return self.target.lanes(dtype.bits) if self.target is not None and self.target.kind == "cpu" else 1 << 16
+
+    def _from_registers(self, e: Load, lanes: int) -> Val:
+        """A vector of several registers' elements: one load would make them one value from where they are stored on."""
+        start, register = self.value(e.index, base=True), self._in_a_register(e.dtype)
+        parts = []
+        for k in range(0, lanes, register):
+            at = self.operation("add", [start, Val(str(k), i64)], i64)
+            parts.append(self._vector_load(e.buf.dtype, self.address(e.buf, at), register, None, None))
+        while len(parts) > 1:
+            t, size = self.type(e.dtype, parts[0].lanes), 2 * parts[0].lanes
+            mask = ", ".join(f"i32 {k}" for k in range(size))
+            pairs = zip(parts[::2], parts[1::2], strict=True)
+            parts = [self.define(f"shufflevector {t} {a.text}, {t} {b.text}, <{size} x i32> <{mask}>", e.dtype, size) for a, b in pairs]
+        return parts[0]
 
     def word(self, e: Word, base: bool) -> Val:
         """Four bytes as one number, or those of every lane."""

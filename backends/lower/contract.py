@@ -37,7 +37,7 @@ from ...ir.loops import (
     size_expr,
 )
 from ...ir.scalar import LOOPS, compute_dtype
-from ...ir.types import DType, bool_, i64
+from ...ir.types import DType, bool_, i32, i64
 from ..target import Target
 from .access import Access, Index, linear, strides_of, unravel
 from .contraction import BLOCK_BYTES, Contraction, contraction, contraction_of, epilogue, expected_rows, tile_for
@@ -102,7 +102,8 @@ class _Contract:
         self.panels = buffers[what.packed]
         self.direct = buffers.get(what.a)
         self.depth = dim_product(what.k)
-        self.flat, self.start, self.bound = epilogue(body, node, buffers)
+        self.flat, start, self.bound = epilogue(body, node, buffers)
+        self.start, self.offset = _from_offset(self.flat, start)
         narrow = what.a.dtype.is_float and what.a.dtype is not self.dtype  # widened once, as they are staged
         self.staged = self.direct is None or narrow
         self.total = dim_product(what.m)
@@ -379,15 +380,18 @@ class _Micro:
             return (For(i, const(rows), (For(j, const(vectors), (vector,), "unroll"),), "unroll"),)
 
         ahead, hints = self._ahead(start, panel)
-        zero = every(lambda at, slot: Store(acc, at, Const(0, plan.dtype)))
+        if plan.offset is None:
+            first = every(lambda at, slot: Store(acc, at, Const(0, plan.dtype)))
+        else:
+            first = self._offset(plan.offset, acc, vectors, panel, limit)
         sums = self._sum(acc, vectors, start, hints)
         result = tuple(self._store(acc, vectors, panel, limit))
         saved = place.sums
         if saved is None:
-            return [*statements, *zero, *ahead, *sums, *result]
+            return [*statements, *first, *ahead, *sums, *result]
         load = every(lambda at, slot: Store(acc, at, Load(saved, slot)))
         save = every(lambda at, slot: Store(saved, slot, Load(acc, at)))
-        return [*statements, If(place.first_chunk, zero, load), *ahead, *sums, If(place.last_chunk, result, save)]
+        return [*statements, If(place.first_chunk, first, load), *ahead, *sums, If(place.last_chunk, result, save)]
 
     def _sum(self, acc: Buf, vectors: int, start: Expr, hints: Callable[[Expr, int], list[Stmt]]) -> list[Stmt]:
         """The loops over k."""
@@ -432,32 +436,80 @@ class _Micro:
 
         return [Let(begin, start + distance)], hints
 
+    def _offset(self, offset: Value, acc: Buf, vectors: int, panel: Expr, limit: Expr | None) -> tuple[Stmt, ...]:
+        """Sums that start from what is added to all of a column anyway."""
+        names, tile = self.plan.names, self.plan.tile
+        i, j, lane = names.var("i"), names.var("j"), names.var("v")
+        within = j * tile.lanes + lane
+        column = self.plan.what.column(self.place.batch, self._first_column(panel) + within)
+        index = (*(const(0) for _ in offset.shape[:-1]), column)
+        value = self.plan.bound[offset](index, None if limit is None else within < limit, 0)
+        vector = For(lane, const(tile.lanes), (Store(acc, i * (vectors * tile.lanes) + within, value),), "vector")
+        return (For(i, const(self.rows), (For(j, const(vectors), (vector,), "unroll"),), "unroll"),)
+
+    def _first_column(self, panel: Expr) -> Expr:
+        return (self.place.block_index * size_expr(self.place.block) + panel) * self.plan.tile.width
+
     def _store(self, acc: Buf, vectors: int, panel: Expr, limit: Expr | None) -> list[Stmt]:
-        """The epilogue on the sums, and the only store."""
+        """The epilogue on the sums, and the only store: where it ends in bytes, of some vectors of numbers at a time."""
         plan, place = self.plan, self.place
         what, names, tile, flat = plan.what, plan.names, plan.tile, plan.flat
         width = vectors * tile.lanes
         i, j, lane = names.var("i"), names.var("j"), names.var("v")
         sum_dtype = plan.node.types[0].dtype
-
-        def read_sum(index: Index, mask: Expr | None, other: object) -> Expr:
-            return LOOPS.cast(Load(acc, i * width + j * tile.lanes + lane), sum_dtype)
-
-        reads = Access({**plan.bound, plan.start: read_sum})
         shape = plan.start.shape
         row = self.first + i
         if what.out_batch and what.batch:
             row = linear(place.batch, strides_of(what.batch)) * size_expr(dim_product(what.m)) + row
-        first_column = (place.block_index * size_expr(place.block) + panel) * tile.width
-        column = what.column(place.batch, first_column + j * tile.lanes + lane)
-        index = (*unravel(row, shape[:-1]), column) if shape else ()
+        first_column = self._first_column(panel)
+
+        def index(within: Expr) -> Index:
+            """Of a column of the tile, in the result."""
+            return (*unravel(row, shape[:-1]), what.column(place.batch, first_column + within)) if shape else ()
+
+        def reads(within: Expr) -> Access:
+            def read_sum(index: Index, mask: Expr | None, other: object) -> Expr:
+                return LOOPS.cast(Load(acc, i * width + within), sum_dtype)
+
+            return Access({**plan.bound, plan.start: read_sum})
+
+        whole = limit is None or (isinstance(limit, Const) and int(limit.value) == width)
+        numbers, group = _quantized(flat), next(n for n in (4, 2, 1) if vectors % n == 0)
+        if numbers is not None and whole and group > 1:
+            g, byte = names.var("g"), names.var("v")
+            held = Buf(names.var("held").name, numbers.dtype, "reg", group * tile.lanes)
+            within, at = (g * group + j) * tile.lanes + lane, index(g * (group * tile.lanes) + byte)
+            hold = Store(held, j * tile.lanes + lane, reads(within).at(numbers, index(within)))
+            narrowed = Access({**plan.bound, numbers: lambda index, mask, other: Load(held, byte)})
+            store = Store(plan.params.outputs[0], linear(at, strides_of(shape)), narrowed.at(flat.outputs[0], at))
+            several = For(j, const(group), (For(lane, const(tile.lanes), (hold,), "vector"),), "unroll")
+            vector = For(byte, const(group * tile.lanes), (store,), "vector")
+            return [Alloc(held), For(i, const(self.rows), (For(g, const(vectors // group), (several, vector), "unroll"),), "unroll")]
+        at, read = index(j * tile.lanes + lane), reads(j * tile.lanes + lane)
         outputs: list[tuple[Value, Buf]] = list(zip(flat.outputs, plan.params.outputs, strict=True))
-        stores = tuple(Store(b, linear(index, strides_of(shape)), reads.at(v, index)) for v, b in outputs)
-        live = None if limit is None else limit - j * tile.lanes
-        if isinstance(limit, Const) and int(limit.value) == width:
-            live = None
+        stores = tuple(Store(b, linear(at, strides_of(shape)), read.at(v, at)) for v, b in outputs)
+        live = None if limit is None or whole else limit - j * tile.lanes
         vector = For(lane, const(tile.lanes), stores, "vector", limit=live)
         return [For(i, const(self.rows), (For(j, const(vectors), (vector,), "unroll"),), "unroll")]
+
+
+def _from_offset(graph: Graph, start: Value) -> tuple[Value, Value | None]:
+    """Where the epilogue of integer sums starts if they themselves start from an offset by column, and that offset: sums wrap, so that
+    the order in which they are added is free.
+    """
+    users = graph.users[start.node]
+    if len(users) != 1 or start in graph.outputs or users[0].op != "add" or start.dtype is not i32:
+        return start, None
+    (add,) = users
+    offset = next((v for v in add.inputs if v != start), start)
+    by_column = offset in graph.inputs and offset != start and offset.shape == (*(1 for _ in start.shape[:-1]), start.shape[-1])
+    return (add.outputs[0], offset) if by_column and add.types[0].shape == start.shape else (start, None)
+
+
+def _quantized(graph: Graph) -> Value | None:
+    """The numbers that a graph makes its only result from, of bytes, in its last step."""
+    last = graph.outputs[0].node
+    return last.inputs[0] if len(graph.outputs) == 1 and last.op == "quantize" and last.types[0].dtype.bits == 8 else None
 
 
 def _split(k: tuple[Dim, ...], row: int) -> tuple[tuple[Dim, ...], tuple[Dim, ...]]:

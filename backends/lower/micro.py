@@ -79,7 +79,7 @@ def multiply_add(
 
     statements = loops(names, k[:-1], inner)
     # rows of few steps would be read once for all panels, and saved in memory where the registers do not hold them
-    return [Reread(), *statements] if len(k) == 1 and size != 1 and _is_short(size, unroll) else statements
+    return [Reread(), *statements] if all(outer == 1 for outer in k[:-1]) and size != 1 and _is_short(size, unroll) else statements
 
 
 def _is_short(size: Dim | Expr, unroll: int) -> TypeGuard[int]:

@@ -63,6 +63,12 @@ def templates() -> Iterator[Template]:
     yield Template("matmul_f16", lambda x: ops.matmul(x, weight(70, 61, dtype="f16")), ((40, 70),), "f16")
     yield Template("matmul_i8", lambda x: ops.matmul(x, weight(75, 61, dtype="i8")), ((40, 75),), "i8")
     yield Template("matmul_u8", lambda x: requantized(ops.matmul(x, weight(72, 61, dtype="i8"))), ((40, 72),), "u8")
+    yield Template(
+        "matmul_u8_wide",
+        lambda x: requantized(ops.matmul(x, weight(72, 231, dtype="i8")) + weight(231, dtype="i32")),
+        ((40, 72),),
+        "u8",
+    )
     yield Template("matmul_u8_padded", lambda x: ops.matmul(x, weight(75, 61, dtype="i8")), ((40, 75),), "u8")
     yield Template("matmul_u8_deep", lambda x: requantized(ops.matmul(x, weight(4096, 33, dtype="i8"))), ((41, 4096),), "u8")
     yield Template("matmul_rows", lambda x: ops.matmul(x, weight(300, 517)), ((300,),))
@@ -154,4 +160,6 @@ def recurrent(x: Value) -> tuple[Value, ...]:
 def _random(rng: np.random.Generator, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
     if dtype in ("i8", "u8"):
         return rng.integers(-128, 128, shape).astype(np.int8).view(dtype_of(dtype).np)
+    if dtype == "i32":
+        return rng.integers(-1000, 1000, shape, np.int32)
     return rng.standard_normal(shape).astype({"f16": np.float16, "f32": np.float32, "f64": np.float64}[dtype])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 
 import ml_dtypes
@@ -37,6 +38,7 @@ from octavo.ir.loops import (
     While,
     Word,
 )
+from octavo.ir.scalar import LOOPS
 from octavo.ir.types import DTYPES, DType, bool_, f32, i32, i64
 
 from .native import LANES, computed, execute, same_bits
@@ -196,18 +198,33 @@ def test_casts(dtype: DType, vector: bool):
     assert_same([f"to {to}" for to in DTYPES_IN_REGISTERS], results)
 
 
-@both
+@pytest.mark.parametrize("registers", [0, 1, 2, 4])
 @pytest.mark.parametrize("zero", [0, 3, 255, -128, 32767, 0.5])
 @pytest.mark.parametrize("target", runnable(), ids=lambda t: t.name)
-def test_numbers_are_quantized_as_if_they_were_rounded_moved_and_saturated_in_turn(target: Target, zero: float, vector: bool):
+def test_numbers_are_quantized_as_if_they_were_rounded_moved_and_saturated_in_turn(target: Target, zero: float, registers: int):
+    """A number at a time, or as many as fill that many registers."""
     near = [k - zero + d for k in (-32768, -128, 0, 127, 255, 32767, 65535) for d in (-0.5, -0.49, 0, 0.5, 0.51)]
     x = np.concatenate([near, [2.0**23, -(2.0**24), 2.0**31, -(2.0**31), 1e30, -1e30], operands(f32, 13)]).astype(np.float32)
     to = [DTYPES[name] for name in ("u8", "i8", "u16", "i16", "i32")]
 
     def make(i: Expr, a: Buf) -> list[Expr]:
-        return [Cast(Op("rint", (Load(a, i),), f32) + zero, t) for t in to]
+        moved = [Op("rint", (Load(a, i),), f32) + zero]
+        return [Cast(y, t) for y in (*moved, *(LOOPS.where(y < math.inf, y, math.inf) for y in moved)) for t in to]
 
-    assert_same([str(t) for t in to], computed(make, [x], len(x), vector, target))
+    results = computed(make, [x], len(x), registers > 0, target, max(1, registers) * target.lanes(32))
+    assert_same([f"{t}{how}" for how in ("", ", of NaN the greatest") for t in to], results)
+
+
+def test_bytes_of_several_registers_are_packed_together():
+    x, y, v = Buf("x", f32), Buf("y", DTYPES["i8"]), Var("v")
+    number = Op("rint", (Load(x, v),), f32) + 3.0
+    store = Store(y, v, Cast(LOOPS.where(number < math.inf, number, math.inf), y.dtype))
+    for name in ("x86-64-v3", "x86-64-v4"):
+        target = find_target(name)
+        function = LoopFunction("k", (x, y), 1, (), (For(v, const(4 * target.lanes(32)), (store,), "vector"),))
+        module, machine = optimized(f'target triple = "{target.triple}"\n{emit_kernel(function, "k", target)}', target)
+        found = machine.emit_assembly(module)
+        assert [found.count(step) for step in ("cvtps2dq", "packssdw", "packsswb", "vpmov")] == [4, 2, 1, 0], name
 
 
 @both

@@ -96,6 +96,16 @@ CASES = {
         %m = matmul(%x, const<i8[8,2] [1,-2,3,-4,5,-6,7,-8,9,-10,11,-12,13,-14,15,-16]>)
         %y = cast(%m, to=f32)
     }""",
+    "contract_bytes_to_bytes_from_an_offset": """graph g(%x: u8[1,4], %w: i8[4,16], %b: i32[1,16]) -> (%y) {
+        %m = matmul(%x, %w)
+        %s = add(%m, %b)
+        %d = dequantize(%s, const<f32[] 0.5>, const<i32[] 0>)
+        %y = quantize(%d, const<f32[] 1.0>, const<u8[] 3>, to=u8)
+    }""",
+    "contract_columns_left_from_an_offset": """graph g(%x: u8[1,4], %w: i8[4,5], %b: i32[1,5]) -> (%y) {
+        %m = matmul(%x, %w)
+        %y = add(%m, %b)
+    }""",
     "convolution": f"""graph g(%x: f32[1,1,4,2], %w: f32[8,2,1,3]) -> (%y) {{
         %y = conv(%x, %w, {CONV})
     }}""",
