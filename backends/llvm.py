@@ -42,7 +42,7 @@ from ..ir.loops import (
     children,
     coefficient,
 )
-from ..ir.types import DType, bool_, f32, i32, i64
+from ..ir.types import DType, bool_, f32, i8, i32, i64
 from .instructions import Instructions, Val
 from .target import Target
 
@@ -459,8 +459,8 @@ class Emitter(Instructions):
         vt = self.memory_type(dtype, lanes)
         places = [self.address(s.tile, Val(str(k * lanes), i64)) for k in range(s.rows)]
         rows = [self.define(f"load {vt}, ptr {p}, align {self.align(dtype)}", dtype, lanes).text for p in places]
-        results = []
-        for k in range(s.rows):
+        results = self._interleaved_words(rows, lanes) if s.rows == 4 and dtype.bits == 8 and lanes % 16 == 0 else []
+        for k in range(0 if results else s.rows):
             elements = [divmod(k * lanes + j, s.rows) for j in range(lanes)]  # (column, row)
             joined = rows[0]
             for r in range(1, s.rows):
@@ -471,6 +471,38 @@ class Emitter(Instructions):
             results.append(joined)
         for result, place in zip(results, places, strict=True):
             self.put(f"store {vt} {result}, ptr {place}, align {self.align(dtype)}")
+
+    def _interleaved_words(self, rows: list[str], lanes: int) -> list[str]:
+        """Four rows of bytes interleaved: words are moved to the part of 128 bits that they end in, and then shuffled within it."""
+        parts, t, words = lanes // 16, f"<{lanes} x i8>", f"<{lanes // 4} x i32>"
+
+        def shuffled(kind: str, a: str, b: str, chosen: list[int]) -> str:
+            mask = ", ".join(f"i32 {i}" for i in chosen)
+            return self.define(f"shufflevector {kind} {a}, {kind} {b}, <{len(chosen)} x i32> <{mask}>", i8, lanes).text
+
+        def as_type(kind: str, v: str, of: str) -> str:
+            return self.define(f"bitcast {of} {v} to {kind}", i8, lanes).text
+
+        moved = []
+        for row in rows:
+            word = shuffled(words, as_type(words, row, t), "poison", [parts * k + part for part in range(parts) for k in range(4)])
+            moved.append(as_type(t, word, words))
+
+        def unpacked(size: int, a: str, b: str) -> list[str]:
+            """Elements of `size` bytes of each part, one of a and one of b in turn: of its lower and of its upper half."""
+            per, kind = 16 // size, f"<{lanes // size} x i{8 * size}>"
+            x, y = (v if size == 1 else as_type(kind, v, t) for v in (a, b))
+            halves = []
+            for half in (0, per // 2):
+                chosen = [
+                    part * per + half + k + row * (lanes // size) for part in range(parts) for k in range(per // 2) for row in (0, 1)
+                ]
+                joined = shuffled(kind, x, y, chosen)
+                halves.append(joined if size == 1 else as_type(t, joined, kind))
+            return halves
+
+        first, second = unpacked(1, moved[0], moved[1]), unpacked(1, moved[2], moved[3])
+        return [quad for a, b in zip(first, second, strict=True) for quad in unpacked(2, a, b)]
 
     def prefetch(self, s: Prefetch) -> None:
         """Into the second-level cache, or the first for what is near; in a vector loop, what the first lane asks for."""

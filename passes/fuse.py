@@ -19,7 +19,7 @@ from ..ir.scalar import compute_dtype
 from .expand import expand
 
 ROW_COMPOSITES = frozenset({"softmax", "log_softmax", "layer_norm", "rms_norm", "log_sum_exp"})
-UNPACK = frozenset({"unpack_panels", "unpack_dots", "unpack_taps", "unpack_winograd"})
+UNPACK = frozenset({"unpack_panels", "unpack_dots", "unpack_taps", "unpack_windows", "unpack_winograd"})
 LIMIT = 48  # nodes in one body
 COSTLY = frozenset(
     [

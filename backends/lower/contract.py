@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ...ir.dims import Dim, DimExpr, ceildiv, dim_product, least_size
-from ...ir.graph import Graph, Node, Value
+from ...ir.graph import Graph, Node
 from ...ir.loops import (
     LINE_BYTES,
     Alloc,
@@ -37,10 +37,11 @@ from ...ir.loops import (
     size_expr,
 )
 from ...ir.scalar import LOOPS, compute_dtype
-from ...ir.types import DType, bool_, i32, i64
+from ...ir.types import DType, bool_, i64
 from ..target import Target
-from .access import Access, Index, linear, strides_of, unravel
-from .contraction import BLOCK_BYTES, Contraction, contraction, contraction_of, epilogue, expected_rows, tile_for
+from .access import Index, linear, strides_of, unravel
+from .contraction import BLOCK_BYTES, Contraction, contraction, contraction_of, expected_rows, tile_for
+from .ending import ending
 from .kernel import Params, access, const, function, loops, parameters, spread
 from .micro import multiply_add, steps_in_a_row
 
@@ -102,8 +103,7 @@ class _Contract:
         self.panels = buffers[what.packed]
         self.direct = buffers.get(what.a)
         self.depth = dim_product(what.k)
-        self.flat, start, self.bound = epilogue(body, node, buffers)
-        self.start, self.offset = _from_offset(self.flat, start)
+        self.ending = ending(body, node, params)
         narrow = what.a.dtype.is_float and what.a.dtype is not self.dtype  # widened once, as they are staged
         self.staged = self.direct is None or narrow
         self.total = dim_product(what.m)
@@ -380,10 +380,9 @@ class _Micro:
             return (For(i, const(rows), (For(j, const(vectors), (vector,), "unroll"),), "unroll"),)
 
         ahead, hints = self._ahead(start, panel)
-        if plan.offset is None:
-            first = every(lambda at, slot: Store(acc, at, Const(0, plan.dtype)))
-        else:
-            first = self._offset(plan.offset, acc, vectors, panel, limit)
+        i, width = names.var("i"), vectors * tile.lanes
+        begin = plan.ending.begin(names, acc, i * width, vectors, tile.lanes, lambda c: self._column(panel, c), limit)
+        first = (For(i, const(rows), tuple(begin), "unroll"),)
         sums = self._sum(acc, vectors, start, hints)
         result = tuple(self._store(acc, vectors, panel, limit))
         saved = place.sums
@@ -436,80 +435,25 @@ class _Micro:
 
         return [Let(begin, start + distance)], hints
 
-    def _offset(self, offset: Value, acc: Buf, vectors: int, panel: Expr, limit: Expr | None) -> tuple[Stmt, ...]:
-        """Sums that start from what is added to all of a column anyway."""
-        names, tile = self.plan.names, self.plan.tile
-        i, j, lane = names.var("i"), names.var("j"), names.var("v")
-        within = j * tile.lanes + lane
-        column = self.plan.what.column(self.place.batch, self._first_column(panel) + within)
-        index = (*(const(0) for _ in offset.shape[:-1]), column)
-        value = self.plan.bound[offset](index, None if limit is None else within < limit, 0)
-        vector = For(lane, const(tile.lanes), (Store(acc, i * (vectors * tile.lanes) + within, value),), "vector")
-        return (For(i, const(self.rows), (For(j, const(vectors), (vector,), "unroll"),), "unroll"),)
-
-    def _first_column(self, panel: Expr) -> Expr:
-        return (self.place.block_index * size_expr(self.place.block) + panel) * self.plan.tile.width
+    def _column(self, panel: Expr, within: Expr) -> Expr:
+        """Of the result, by column of the tile."""
+        plan, place = self.plan, self.place
+        return plan.what.column(place.batch, (place.block_index * size_expr(place.block) + panel) * plan.tile.width + within)
 
     def _store(self, acc: Buf, vectors: int, panel: Expr, limit: Expr | None) -> list[Stmt]:
-        """The epilogue on the sums, and the only store: where it ends in bytes, of some vectors of numbers at a time."""
+        """The epilogue on the sums, and the only store."""
         plan, place = self.plan, self.place
-        what, names, tile, flat = plan.what, plan.names, plan.tile, plan.flat
-        width = vectors * tile.lanes
-        i, j, lane = names.var("i"), names.var("j"), names.var("v")
-        sum_dtype = plan.node.types[0].dtype
-        shape = plan.start.shape
+        what, names, lanes, shape = plan.what, plan.names, plan.tile.lanes, plan.ending.shape
+        i = names.var("i")
         row = self.first + i
         if what.out_batch and what.batch:
             row = linear(place.batch, strides_of(what.batch)) * size_expr(dim_product(what.m)) + row
-        first_column = self._first_column(panel)
 
         def index(within: Expr) -> Index:
-            """Of a column of the tile, in the result."""
-            return (*unravel(row, shape[:-1]), what.column(place.batch, first_column + within)) if shape else ()
+            return (*unravel(row, shape[:-1]), self._column(panel, within)) if shape else ()
 
-        def reads(within: Expr) -> Access:
-            def read_sum(index: Index, mask: Expr | None, other: object) -> Expr:
-                return LOOPS.cast(Load(acc, i * width + within), sum_dtype)
-
-            return Access({**plan.bound, plan.start: read_sum})
-
-        whole = limit is None or (isinstance(limit, Const) and int(limit.value) == width)
-        numbers, group = _quantized(flat), next(n for n in (4, 2, 1) if vectors % n == 0)
-        if numbers is not None and whole and group > 1:
-            g, byte = names.var("g"), names.var("v")
-            held = Buf(names.var("held").name, numbers.dtype, "reg", group * tile.lanes)
-            within, at = (g * group + j) * tile.lanes + lane, index(g * (group * tile.lanes) + byte)
-            hold = Store(held, j * tile.lanes + lane, reads(within).at(numbers, index(within)))
-            narrowed = Access({**plan.bound, numbers: lambda index, mask, other: Load(held, byte)})
-            store = Store(plan.params.outputs[0], linear(at, strides_of(shape)), narrowed.at(flat.outputs[0], at))
-            several = For(j, const(group), (For(lane, const(tile.lanes), (hold,), "vector"),), "unroll")
-            vector = For(byte, const(group * tile.lanes), (store,), "vector")
-            return [Alloc(held), For(i, const(self.rows), (For(g, const(vectors // group), (several, vector), "unroll"),), "unroll")]
-        at, read = index(j * tile.lanes + lane), reads(j * tile.lanes + lane)
-        outputs: list[tuple[Value, Buf]] = list(zip(flat.outputs, plan.params.outputs, strict=True))
-        stores = tuple(Store(b, linear(at, strides_of(shape)), read.at(v, at)) for v, b in outputs)
-        live = None if limit is None or whole else limit - j * tile.lanes
-        vector = For(lane, const(tile.lanes), stores, "vector", limit=live)
-        return [For(i, const(self.rows), (For(j, const(vectors), (vector,), "unroll"),), "unroll")]
-
-
-def _from_offset(graph: Graph, start: Value) -> tuple[Value, Value | None]:
-    """Where the epilogue of integer sums starts if they themselves start from an offset by column, and that offset: sums wrap, so that
-    the order in which they are added is free.
-    """
-    users = graph.users[start.node]
-    if len(users) != 1 or start in graph.outputs or users[0].op != "add" or start.dtype is not i32:
-        return start, None
-    (add,) = users
-    offset = next((v for v in add.inputs if v != start), start)
-    by_column = offset in graph.inputs and offset != start and offset.shape == (*(1 for _ in start.shape[:-1]), start.shape[-1])
-    return (add.outputs[0], offset) if by_column and add.types[0].shape == start.shape else (start, None)
-
-
-def _quantized(graph: Graph) -> Value | None:
-    """The numbers that a graph makes its only result from, of bytes, in its last step."""
-    last = graph.outputs[0].node
-    return last.inputs[0] if len(graph.outputs) == 1 and last.op == "quantize" and last.types[0].dtype.bits == 8 else None
+        stores = plan.ending.store(names, acc, i * (vectors * lanes), vectors, lanes, index, limit)
+        return [For(i, const(self.rows), tuple(stores), "unroll")]
 
 
 def _split(k: tuple[Dim, ...], row: int) -> tuple[tuple[Dim, ...], tuple[Dim, ...]]:

@@ -2,20 +2,23 @@
 
 Bound by memory, so nothing is copied: a task is one line of the result; channels are the vector; a block of neighbouring pixels
 shares each weight.  Taps that fall on the padding are skipped by bounds on the tap loops, not by reading zeros.  Weights of i8 that
-come as i32 are multiplied with bytes of u8 by `dot4`, which takes one instruction with one product in four.
+come as i32 are multiplied with bytes of u8 by `dot4`, which takes one instruction with one product in four; `depthwise_dots.py` has
+four products in four.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ...ir.dims import ceildiv, dim_product
-from ...ir.graph import Graph, Node, Value
+from ...ir.graph import Graph, Node
 from ...ir.loops import Alloc, Buf, Const, Expr, For, Let, Load, LoopFunction, Names, Stmt, Store, binary, size_expr
 from ...ir.scalar import LOOPS, compute_dtype
 from ...ir.types import i32, u8
 from .access import Access, Index, linear, strides_of, unravel
-from .contraction import contraction_of, epilogue
+from .contraction import contraction_of
+from .ending import ending
 from .grid import cells
 from .kernel import const, function, parameters, spread
 
@@ -32,33 +35,52 @@ def lower_depthwise(body: Graph, lanes: int, grid: bool = False) -> LoopFunction
 
     On a grid one thread computes one result.
     """
-    node = contraction_of(body)
-    return _Depthwise(body, node, 1).on_grid() if grid else _Depthwise(body, node, lanes).lower()
+    return Depthwise(body, 1).on_grid() if grid else Depthwise(body, lanes).lower()
 
 
-class _Depthwise:
-    def __init__(self, body: Graph, node: Node, lanes: int):
+@dataclass(frozen=True)
+class Bounds:
+    """The taps of an axis that read inside the image: the first, how many there are, and where tap 0 would read."""
+
+    first: Expr
+    count: Expr
+    origin: Expr
+
+
+class Depthwise:
+    """A depthwise convolution by lines of its result."""
+
+    def __init__(self, body: Graph, lanes: int):
+        node = contraction_of(body)
         self.body, self.node, self.lanes = body, node, lanes
         self.names, self.params = Names(), parameters(body)
         self.dtype = compute_dtype(node.types[0].dtype)
         taps = node.inputs[1].node
-        (weights,) = (taps.inputs[0].node if taps.op == "cast" else taps).inputs  # below `unpack_taps`
+        (self.weights,) = (taps.inputs[0].node if taps.op == "cast" else taps).inputs  # as they are packed
         buffers = dict(zip(body.inputs, self.params.inputs, strict=True))
-        self.x, self.w = buffers[node.inputs[0]], buffers[weights]
-        self.kernel = tuple(k for k in weights.shape[:-1] if isinstance(k, int))
+        self.x, self.w = buffers[node.inputs[0]], buffers[self.weights]
+        self.kernel = tuple(k for k in node.inputs[1].shape[2:] if isinstance(k, int))
         self.shape, self.source = node.types[0].shape, node.inputs[0].shape
-        self.flat, self.start, self.bound = epilogue(body, node, buffers)
+        self.ending = ending(body, node, self.params)
 
     def lower(self) -> LoopFunction:
-        names = self.names
-        task = names.var("t")
+        """Loops in which a task is a line."""
+        task = self.names.var("t")
         *lines, width, channels = self.shape
         position = unravel(task, lines)
+        statements: list[Stmt] = []
+        bounds = [self._bounds(statements, position, axis) for axis in range(len(self.kernel) - 1)]
+        statements += self.channels(position, bounds)
+        cost = size_expr(dim_product((width, channels, *self.kernel)))
+        loop = For(task, size_expr(dim_product(lines)), tuple(statements), "parallel", cost=cost)
+        return function(self.body, self.params, [loop])
+
+    def channels(self, position: Index, bounds: Sequence[Bounds]) -> list[Stmt]:
+        """All results of a line."""
+        names, (*_, width, channels) = self.names, self.shape
         pads, steps, dilations = (self.node.attrs[a] for a in ("pads", "strides", "dilations"))
 
         def block(offset: Expr, lane: Expr) -> list[Stmt]:
-            statements: list[Stmt] = []
-            bounds = [self._bounds(statements, position, axis) for axis in range(len(self.kernel) - 1)]
             low, step, dilation = pads[-1][0], steps[-1], dilations[-1]
             span = dilation * (self.kernel[-1] - 1)
             # results first..last read no padding along the line
@@ -70,17 +92,15 @@ class _Depthwise:
                 return self._pixels(position, at, pixels, checked, bounds, offset, lane)
 
             left, groups, rest, right = (names.var("w") for _ in range(4))
-            statements.append(For(left, first, tuple(run(left, 1, True))))
             whole = (last - first) // PIXELS
-            statements.append(For(groups, whole, tuple(run(first + groups * PIXELS, PIXELS, False))))
-            statements.append(For(rest, last - first - whole * PIXELS, tuple(run(first + whole * PIXELS + rest, 1, False))))
-            statements.append(For(right, size_expr(width) - last, tuple(run(last + right, 1, True))))
-            return statements
+            return [
+                For(left, first, tuple(run(left, 1, True))),
+                For(groups, whole, tuple(run(first + groups * PIXELS, PIXELS, False))),
+                For(rest, last - first - whole * PIXELS, tuple(run(first + whole * PIXELS + rest, 1, False))),
+                For(right, size_expr(width) - last, tuple(run(last + right, 1, True))),
+            ]
 
-        statements = spread(names, channels, self.lanes, block)
-        cost = size_expr(dim_product((width, channels, *self.kernel)))
-        loop = For(task, size_expr(dim_product(lines)), tuple(statements), "parallel", cost=cost)
-        return function(self.body, self.params, [loop])
+        return spread(names, channels, self.lanes, block)
 
     def on_grid(self) -> LoopFunction:
         def one(index: Index) -> list[Stmt]:
@@ -91,13 +111,13 @@ class _Depthwise:
 
         return function(self.body, self.params, [cells(self.names, self.shape, one)])
 
-    def _bounds(self, statements: list[Stmt], position: Sequence[Expr], axis: int) -> tuple[Expr, Expr, Expr]:
+    def _bounds(self, statements: list[Stmt], position: Sequence[Expr], axis: int) -> Bounds:
         """The taps of an axis that read inside the image for results at this position."""
         pads, steps = self.node.attrs["pads"], self.node.attrs["strides"]
         return self._taps(statements, position[1 + axis] * steps[axis] - size_expr(pads[axis][0]), axis)
 
-    def _taps(self, statements: list[Stmt], origin: Expr, axis: int) -> tuple[Expr, Expr, Expr]:
-        """(first tap, number of taps, origin) that read inside the image along an axis, for a result that starts at `origin`."""
+    def _taps(self, statements: list[Stmt], origin: Expr, axis: int) -> Bounds:
+        """The taps that read inside the image along an axis, for a result that starts at `origin`."""
         dilation = self.node.attrs["dilations"][axis]
         size, taps = size_expr(self.source[1 + axis]), const(self.kernel[axis])
         first, count, start = self.names.var("tap"), self.names.var("taps"), self.names.var("origin")
@@ -106,7 +126,7 @@ class _Depthwise:
         high = binary("min", taps, (size - start + (dilation - 1)) // dilation)
         statements.append(Let(first, binary("min", low, taps)))
         statements.append(Let(count, binary("max", const(0), high - first)))
-        return first, count, start
+        return Bounds(first, count, start)
 
     def _pixels(
         self,
@@ -114,7 +134,7 @@ class _Depthwise:
         at: Expr,
         pixels: int,
         checked: bool,
-        bounds: list[tuple[Expr, Expr, Expr]],
+        bounds: Sequence[Bounds],
         offset: Expr,
         lane: Expr,
     ) -> list[Stmt]:
@@ -123,7 +143,10 @@ class _Depthwise:
         pads, steps, dilations = (self.node.attrs[a] for a in ("pads", "strides", "dilations"))
         acc = Buf(names.var("acc").name, self.dtype, "reg", pixels * lanes)
         statements: list[Stmt] = [Alloc(acc)]
-        statements += [Store(acc, const(q * lanes) + lane, Const(0, self.dtype)) for q in range(pixels)]
+        begin: Expr = Const(0, self.dtype)
+        if self.ending.offset is not None:
+            begin = self.ending.bound[self.ending.offset]((*(const(0) for _ in self.ending.offset.shape[:-1]), offset + lane), None, 0)
+        statements += [Store(acc, const(q * lanes) + lane, begin) for q in range(pixels)]
         line = at * steps[-1] - size_expr(pads[-1][0])
         all_bounds = list(bounds)
         if checked:
@@ -131,11 +154,11 @@ class _Depthwise:
         x_strides, w_strides = strides_of(self.source), strides_of((*self.kernel, self.shape[-1]))
 
         def tap(k: tuple[Expr, ...]) -> list[Stmt]:
-            taps = [b[0] + i for b, i in zip(all_bounds, k, strict=False)] + list(k[len(all_bounds) :])
+            taps = [b.first + i for b, i in zip(all_bounds, k, strict=False)] + list(k[len(all_bounds) :])
             weight = Load(self.w, linear((*taps, offset + lane), w_strides))
             result: list[Stmt] = []
             for q in range(pixels):
-                origins = [*(b[2] for b in bounds), line + q * steps[-1]]
+                origins = [*(b.origin for b in bounds), line + q * steps[-1]]
                 inside = [o + t * d for o, t, d in zip(origins, taps, dilations, strict=True)]
                 x = Load(self.x, linear((position[0], *inside, offset + lane), x_strides))
                 slot = const(q * lanes) + lane
@@ -146,7 +169,7 @@ class _Depthwise:
             return result
 
         free = self.kernel[len(all_bounds) :]
-        counts = [b[1] for b in all_bounds]
+        counts = [b.count for b in all_bounds]
         variables = [names.var("k") for _ in counts]
         body: list[Stmt] = []
         if free:
@@ -165,9 +188,9 @@ class _Depthwise:
         def read_sum(index: Index, mask: Expr | None, other: object) -> Expr:
             return LOOPS.cast(Load(acc, const(q * self.lanes) + lane), self.node.types[0].dtype)
 
-        reads = Access({**self.bound, self.start: read_sum})
-        shape = self.start.shape
+        ending, shape = self.ending, self.ending.shape
+        reads = Access({**ending.bound, ending.start: read_sum})
         row = linear((*position, at), strides_of(self.shape[:-1]))
         index = (*unravel(row, shape[:-1]), offset + lane)
-        outputs: list[tuple[Value, Buf]] = list(zip(self.flat.outputs, self.params.outputs, strict=True))
-        return [Store(b, linear(index, strides_of(shape)), reads.at(v, index)) for v, b in outputs]
+        results = zip(ending.graph.outputs, ending.outputs, strict=True)
+        return [Store(buf, linear(index, strides_of(shape)), reads.at(value, index)) for value, buf in results]

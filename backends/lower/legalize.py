@@ -22,6 +22,7 @@ from ...ir.types import DType, i8, u8
 from ..target import Target
 from .contraction import tile_for
 from .depthwise import is_depthwise
+from .depthwise_dots import windows_for
 from .dots import as_dots, is_dots, padded
 from .schedule import Schedules, signature
 from .winograd import winograd_tile_for
@@ -94,7 +95,7 @@ def _conv(node: Node, inputs: tuple[Value, ...], target: Target, schedules: Sche
         node = _scheduled(node, compute_dtype(w.dtype) if w.is_const else w.dtype, schedules, points)
     attrs: dict[str, Any] = {"groups": 1, **node.attrs, "layout": "channels_last"}
     if is_depthwise(node):
-        w = _taps(w, x.dtype, target, loc)
+        w = _taps(node, w, x.dtype, target)
     elif points:
         at_points = const_value(winograd_kernels(w.array, points), loc)
         panels = _packed(at_points, w.dtype, winograd_tile_for(node, target, points).width, False, loc)
@@ -110,8 +111,12 @@ def _conv(node: Node, inputs: tuple[Value, ...], target: Target, schedules: Sche
     return apply("transpose", y, perm=(0, rank - 1, *range(1, rank - 1)), loc=loc) if first else y
 
 
-def _taps(w: Value, activations: DType, target: Target, loc: str) -> Value:
+def _taps(node: Node, w: Value, activations: DType, target: Target) -> Value:
     """Depthwise weights packed; those of bytes as the words that one instruction multiplies, where the target has it."""
+    loc, windows = node.loc, windows_for(node, target)
+    if windows is not None:
+        attrs = {"windows": windows.count, "results": windows.results, "step": node.attrs["strides"][-1]}
+        return apply("unpack_windows", _folded("pack_windows", w, loc, **attrs), taps=w.shape[-1], loc=loc)
     words = target.dot4 in ("vpdpbusd", "usdot") and w.is_const and (activations, w.dtype) == (u8, i8)
     stored = const_value(w.array.astype(np.int32), loc) if words else w
     taps = apply("unpack_taps", _folded("pack_taps", stored, loc), loc=loc)

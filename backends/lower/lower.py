@@ -12,6 +12,7 @@ from .contract import lower_contract
 from .contract_grid import lower_contract_grid
 from .contraction import contraction_of
 from .depthwise import is_depthwise, lower_depthwise
+from .depthwise_dots import lower_depthwise_dots, reads_windows
 from .map import lower_map
 from .opaque import lower_opaque
 from .row import lower_row
@@ -53,7 +54,8 @@ def lower(body: Graph, target: Target) -> LoopFunction:
         case "contract":
             return lower_contract_grid(body, target) if grid else lower_contract(body, target)
         case "depthwise":
-            return lower_depthwise(body, LANES, grid)
+            dots = reads_windows(contraction_of(body))
+            return lower_depthwise_dots(body, target) if dots else lower_depthwise(body, LANES, grid)
         case "winograd":
             return lower_winograd(body, target)
         case "row":

@@ -178,3 +178,68 @@ def unpack_taps(s: Any, i: Any, p: Any, *, types: Types, out: TensorType) -> Any
     """The inverse of `pack_taps`."""
     channel, _, *taps = i
     return p[(*taps, channel)]
+
+
+def _infer_pack_windows(types: Types, *, windows: int, results: int, step: int) -> Types:
+    (t,) = types
+    if t.rank < 3 or t.shape[1] != 1 or t.dtype is not i8:
+        raise ShapeError(f"needs weights of i8 [channels, 1, *kernel], got {t}")
+    if isinstance(t.shape[-1], int) and t.shape[-1] > 4 * windows:
+        raise ShapeError(f"{t.shape[-1]} taps do not fit {windows} windows of 4")
+    return (TensorType(i32, (*t.shape[2:-1], windows, results, t.shape[0])),)
+
+
+def _pack_windows_samples(rng: np.random.Generator) -> Iterable[Sample]:
+    for shape, windows, results, step in (((5, 1, 3), 1, 2, 1), ((7, 1, 2, 5), 2, 4, 1), ((6, 1, 3, 3), 1, 1, 2)):
+        attrs = {"windows": windows, "results": results, "step": step}
+        yield Sample((rng.integers(-128, 128, shape).astype(np.int8),), attrs)
+
+
+def _pack_windows_reference(x: np.ndarray, windows: int, results: int, step: int) -> np.ndarray:
+    channels, _, *lines, taps = x.shape
+    places = np.zeros((*lines, results, windows * 4, channels), np.int8)
+    for r in range(results):
+        places[..., r, r * step : r * step + taps, :] = np.moveaxis(x[:, 0], 0, -1)[..., : windows * 4 - r * step, :]
+    parts = places.reshape(*lines, results, windows, 4, channels)
+    return np.ascontiguousarray(np.moveaxis(parts, (-4, -2), (-3, -1))).view("<i4")[..., 0]
+
+
+@index(infer=_infer_pack_windows, reference=_pack_windows_reference, samples=_pack_windows_samples, quant=Quant.EXACT)
+def pack_windows(s: Any, i: Any, x: Any, *, types: Types, out: TensorType, windows: int, results: int, step: int) -> Any:
+    """Depthwise weights i8 [channels, 1, *kernel] -> i32 [*kernel but its last axis, windows, results, channels].
+
+    Byte q of word w of result r is tap 4 * w + q - r * step: what pixel 4 * w + q adds to the r-th result from the first pixel on.
+    """
+    *line, window, result, channel = i
+    total = None
+    for q in range(4):
+        tap = window * 4 + q - result * step
+        byte = s.cast(x.at((channel, 0, *line, tap), where=(tap >= 0) & (tap < x.shape[-1]), other=0), i32) & 255
+        total = byte if total is None else total | (byte << 8 * q)
+    return total
+
+
+def _infer_unpack_windows(types: Types, *, taps: int) -> Types:
+    (t,) = types
+    *line, windows, _, channels = t.shape
+    if t.dtype is not i32 or (isinstance(windows, int) and taps > 4 * windows):
+        raise ShapeError(f"needs words of i32 in windows for {taps} taps, got {t}")
+    return (TensorType(i8, (channels, 1, *line, taps)),)
+
+
+def _unpack_windows_samples(rng: np.random.Generator) -> Iterable[Sample]:
+    for shape, taps in (((1, 2, 5), 3), ((2, 2, 4, 7), 5)):
+        yield Sample((rng.integers(-(1 << 31), 1 << 31, shape).astype(np.int32),), {"taps": taps})
+
+
+def _unpack_windows_reference(p: np.ndarray, taps: int) -> np.ndarray:
+    first = np.ascontiguousarray(p[..., 0, :], "<i4")[..., None].view(np.int8)  # [*line, windows, channels, 4]
+    *line, windows, channels, _ = first.shape
+    return np.moveaxis(np.swapaxes(first, -1, -2).reshape(*line, windows * 4, channels)[..., :taps, :], -1, 0)[:, None]
+
+
+@index(infer=_infer_unpack_windows, reference=_unpack_windows_reference, samples=_unpack_windows_samples, quant=Quant.EXACT)
+def unpack_windows(s: Any, i: Any, p: Any, *, types: Types, out: TensorType, taps: int) -> Any:
+    """The inverse of `pack_windows`: i32 [*line, windows, results, channels] -> i8 [channels, 1, *line, taps], of the first result."""
+    channel, _, *line, tap = i
+    return s.cast(p[(*line, tap // 4, 0, channel)] >> s.cast(tap % 4 * 8, i32), i8)

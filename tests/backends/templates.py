@@ -100,6 +100,12 @@ def templates() -> Iterator[Template]:
         ((37, 15, 13),),
         "u8",
     )
+    yield Template(
+        "conv_u8_depthwise_windows",
+        lambda x: requantized(ops.conv(x, weight(150, 1, 3, 3, dtype="i8"), **conv(groups=150)) + weight(150, 1, 1, dtype="i32")),
+        ((150, 9, 13),),
+        "u8",
+    )
     yield Template("conv_transpose", transposed, ((19, 9, 11),))
     yield Template("conv_1d", lambda x: ops.conv(x, weight(33, 19, 5), strides=(1,), pads=((2, 2),), dilations=(1,)), ((19, 301),))
     yield Template("lstm", recurrent, ((20, 21),))

@@ -27,6 +27,15 @@ def test_planes_become_the_last_axis(shape: tuple[int, ...], target: str, sizes:
 
 
 @pytest.mark.parametrize("target", LEVELS)
+@pytest.mark.parametrize("planes", [3, 4, 5])
+@pytest.mark.parametrize("width", [16, 64, 70])
+def test_planes_of_bytes_become_the_last_axis(planes: int, width: int, target: str):
+    x = np.random.default_rng(3).integers(0, 256, (2, planes, 3, width)).astype(np.uint8)
+    graph = trace(lambda x: ops.transpose(x, perm=(0, 2, 3, 1)), spec("u8", x.shape))
+    np.testing.assert_array_equal(octavo.compile(graph, target=target)(x), x.transpose(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("target", LEVELS)
 @pytest.mark.parametrize("channels", [16, 32, 33, 64, 192])
 def test_bytes_are_padded_and_pooled(channels: int, target: str):
     x = np.random.default_rng(2).integers(0, 256, (2, 9, 7, channels)).astype(np.uint8)

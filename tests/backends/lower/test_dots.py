@@ -54,6 +54,21 @@ CONVS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "grouped": ((1, 8, 9, 24), (33, 8, 3, 3), {"groups": 3}),
     "odd_groups": ((1, 8, 9, 9), (6, 3, 3, 3), {"groups": 3}),
     "depthwise": ((1, 9, 14, 37), (37, 1, 3, 3), {"groups": 37}),
+    "depthwise_wide": ((2, 7, 9, 150), (150, 1, 3, 3), {"groups": 150}),
+    "depthwise_blocks": ((1, 6, 11, 128), (128, 1, 3, 5), {"groups": 128, "pads": ((1, 1), (2, 2))}),
+    "depthwise_strided": ((1, 9, 14, 64), (64, 1, 5, 5), {"groups": 64, "strides": (2, 2), "pads": ((2, 1), (1, 3))}),
+    "depthwise_strided_windows": ((1, 9, 15, 64), (64, 1, 3, 6), {"groups": 64, "strides": (1, 2), "pads": ((1, 1), (7, 9))}),
+    "depthwise_dilated": ((1, 9, 13, 64), (64, 1, 3, 5), {"groups": 64, "dilations": (2, 3), "pads": ((2, 2), (6, 5))}),
+    "depthwise_narrow": ((1, 5, 1, 64), (64, 1, 3, 3), {"groups": 64}),
+    "depthwise_no_pads": ((1, 5, 8, 66), (66, 1, 2, 2), {"groups": 66, "pads": ((0, 0), (0, 0))}),
+    "depthwise_column": ((1, 9, 4, 64), (64, 1, 3, 1), {"groups": 64, "pads": ((1, 1), (0, 0))}),
+    "depthwise_first": ((1, 64, 6, 7), (64, 1, 3, 3), {"groups": 64, "layout": "channels_first"}),
+    "depthwise_line": ((2, 19, 64), (64, 1, 7), {"groups": 64, "strides": (1,), "pads": ((3, 3),), "dilations": (1,)}),
+    "depthwise_volume": (
+        (1, 4, 5, 6, 64),
+        (64, 1, 2, 3, 3),
+        {"groups": 64, "strides": (1, 2, 1), "pads": ((1, 0), (1, 1), (1, 1)), "dilations": (1, 1, 1)},
+    ),
     "depthwise_many_taps": ((1, 23, 21, 18), (18, 1, 19, 19), {"groups": 18, "pads": ((9, 9), (9, 9))}),
 }
 
@@ -67,6 +82,16 @@ def test_conv(level: str, dtype: str, name: str):
     value = input_value("x", octavo.spec(dtype, ("n", *shape[1:])))
     graph = Graph("g", (value,), (ops.conv(value, const_value(bytes_of("i8", weights, 3)), **square | attrs),))
     x = bytes_of(dtype, shape, 4)
+    np.testing.assert_array_equal(octavo.compile(graph, target=level, threads=1)(x), evaluate(graph, {"x": x})[0])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("width", [1, 2, 3, 8, 9])
+def test_depthwise_lines_of_any_length(level: str, width: int):
+    value = input_value("x", octavo.spec("u8", ("n", "h", "w", 70)))
+    attrs = {"strides": (1, 1), "pads": ((1, 1), (1, 2)), "dilations": (1, 1), "groups": 70, "layout": "channels_last"}
+    graph = Graph("g", (value,), (ops.conv(value, const_value(bytes_of("i8", (70, 1, 3, 3), 5)), **attrs),))
+    x = bytes_of("u8", (2, 3, width, 70), 6)
     np.testing.assert_array_equal(octavo.compile(graph, target=level, threads=1)(x), evaluate(graph, {"x": x})[0])
 
 

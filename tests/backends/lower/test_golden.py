@@ -121,6 +121,10 @@ CASES = {
     "depthwise": f"""graph g(%x: f32[n,1,9,5], %w: f32[5,1,1,3]) -> (%y) {{
         %y = conv(%x, %w, groups=5, {CONV.replace("[0,0]]", "[1,1]]")})
     }}""",
+    "depthwise_windows": f"""graph g(%x: u8[n,1,9,32]) -> (%y) {{
+        %w = const(value=const<i8[32,1,1,3] WEIGHTS>) : i8[32,1,1,3]
+        %y = conv(%x, %w, groups=32, {CONV.replace("[0,0]]", "[1,1]]")})
+    }}""".replace("WEIGHTS", f"[{','.join(str(k) for k in range(96))}]"),
     "opaque": """graph g(%x: f32[n,3]) -> (%y) {
         %y = cumsum(%x, axis=1, exclusive=false, reverse=false)
     }""",
@@ -129,7 +133,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_last_kernel_runs_these_loops(name: str, golden: Callable[[str, str], None]):
-    target = find_target("x86-64-v3")
+    target = find_target("x86-64-v3-vnni" if name == "depthwise_windows" else "x86-64-v3")
     graph = fuse(legalize(parse(CASES[name]), target))
     verify(graph)
     kernel = next(n for n in reversed(graph.nodes) if n.op == "kernel")

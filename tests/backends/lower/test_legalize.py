@@ -173,8 +173,10 @@ def test_short_rows_are_padded_as_one_with_their_channels():
 
 def test_depthwise_weights_of_bytes_are_words_where_one_instruction_multiplies_them():
     text = f"graph g(%x: u8[n,3,4,5]) -> (%y) {{\n%y = conv(%x, {int8(3, 1, 1, 2)}, {CONV}, groups=3)\n}}"
-    vnni = shape_of(legal(text, find_target("x86-64-v4-vnni")))
+    vnni = shape_of(legal(text, find_target("x86-64-v3-vnni")))  # whose vectors have room for more than three channels
     assert vnni[2:5] == ["const i32[1,2,3]", "unpack_taps i32[3,1,1,2]", "cast i8[3,1,1,2]"]
+    masked = shape_of(legal(text, find_target("x86-64-v4-vnni")))
+    assert masked[2:4] == ["const i32[1,1,3,3]", "unpack_windows i8[3,1,1,2]"]
     assert shape_of(legal(text))[2:4] == ["const i8[1,2,3]", "unpack_taps i8[3,1,1,2]"]
 
 
