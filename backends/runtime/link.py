@@ -24,7 +24,8 @@ from .assembly import host_processor, processor_of
 # pthread_cond_wait, for one, would bind to a variant of 1998.
 LIBC = frozenset({
     "clock_gettime", "close", "free", "getauxval", "lseek", "madvise", "malloc", "memcmp", "memcpy", "memmove", "memset",
-    "mmap", "munmap", "open", "pthread_create", "pthread_join", "pthread_sigmask", "sigfillset", "syscall",
+    "mmap", "munmap", "open", "pthread_create", "pthread_join", "pthread_sigmask", "sigdelset", "sigfillset",
+    "syscall",
 })  # fmt: skip
 
 _FLAGS = [

@@ -1,7 +1,7 @@
 ; The thread pool: one pattern, "run body over 0..n", and nothing else.
 ;
 ; - A pool starts no thread before the first parallel_for that needs one.  Threads are never bound to a CPU and block
-;   every signal.
+;   every signal but those of their own faults, which the kernel answers by ending the process where they are blocked.
 ; - One caller at a time owns the workers (`busy`).  A second caller, or a body that calls parallel_for itself, runs its
 ;   loop alone: nobody ever waits for somebody else's loop.
 ; - The iterations are cut into chunks, and each worker begins with a part of its own, the same one in every loop of that
@@ -17,7 +17,8 @@
 ;
 ; A text template: $$prefix, $$FUTEX (syscall number), $$SPIN_NS, $$MAX_THREADS, $$CORE_BYTES and the three processor-dependent
 ; functions at the end are filled in by assembly.py.  Only libc is called: mmap, munmap, madvise, malloc, free, syscall,
-; clock_gettime, pthread_create, pthread_join, pthread_sigmask, sigfillset.
+; clock_gettime, pthread_create, pthread_join, pthread_sigmask, sigfillset,
+; sigdelset.
 
 ; What parallel_for takes as `pool`: the shared core and how many threads this user of it wants, the caller included.
 %pool = type { ptr, i32 }
@@ -50,6 +51,7 @@ declare i32 @pthread_create(ptr, ptr, ptr, ptr)
 declare i32 @pthread_join(i64, ptr)
 declare i32 @pthread_sigmask(i32, ptr, ptr)
 declare i32 @sigfillset(ptr)
+declare i32 @sigdelset(ptr, i32)
 
 ; Sleeps until woken, unless the word no longer holds `value`.  128: FUTEX_WAIT | FUTEX_PRIVATE_FLAG.
 define internal void @${prefix}futex_wait(ptr %word, i32 %value) nounwind {
@@ -176,6 +178,11 @@ entry:
   %old_signals = alloca [128 x i8], align 8
   %all_signals = alloca [128 x i8], align 8
   %f = call i32 @sigfillset(ptr %all_signals)
+  %f1 = call i32 @sigdelset(ptr %all_signals, i32 4)   ; SIGILL
+  %f2 = call i32 @sigdelset(ptr %all_signals, i32 5)   ; SIGTRAP
+  %f3 = call i32 @sigdelset(ptr %all_signals, i32 7)   ; SIGBUS
+  %f4 = call i32 @sigdelset(ptr %all_signals, i32 8)   ; SIGFPE
+  %f5 = call i32 @sigdelset(ptr %all_signals, i32 11)  ; SIGSEGV
   %m = call i32 @pthread_sigmask(i32 2, ptr %all_signals, ptr %old_signals)  ; SIG_SETMASK: a new thread inherits the mask
   %threads_at = getelementptr %core, ptr %core, i32 0, i32 1
   %generation_at = getelementptr %core, ptr %core, i32 0, i32 4
