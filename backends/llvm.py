@@ -422,6 +422,8 @@ class Emitter(Instructions):
                 self.transpose(s)
             case Interleave():
                 self.interleave(s)
+            case _:
+                raise CodegenError(f"no code for a {type(s).__name__} here")
 
     def alloc(self, buf: Buf) -> None:
         """Reserve memory for a buffer; targets place the spaces that only they know."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import platform
+import warnings
 from collections.abc import Callable
 from ctypes import string_at
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 import llvmlite.binding as llvm
 
 from ..ir.errors import CodegenError, TargetError
+from .runtime.features import TILE_DATA, permitted
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Target:
     vector_bits: width of one register; registers: how many there are; kind: "cpu" or "gpu".  `requires` are the feature names
     (as LLVM spells them) that a processor must have to run the code.  dot4: the instruction that sums products of bytes
     (`instructions.py` knows "vpdpbusd", "vpmaddwd", of pairs of 16 bits, "usdot", "sdot", of signed bytes alone, and "dp4a"), or ""
-    where plain arithmetic has to do.
+    where plain arithmetic has to do.  matrices: whether there are registers that hold matrices (AMX).
     """
 
     name: str
@@ -38,6 +40,7 @@ class Target:
     registers: int
     requires: tuple[str, ...]
     dot4: str = ""
+    matrices: bool = False
 
     def lanes(self, bits: int) -> int:
         """Elements of that many bits in one register."""
@@ -46,6 +49,10 @@ class Target:
 
 _V3 = ("avx2", "fma", "f16c", "bmi", "bmi2", "lzcnt", "movbe", "popcnt")
 _V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+_VNNI = (*_V4, "avx512vnni")
+_AMX = (*_VNNI, "amx-tile", "amx-int8")
+_WIDE = "-prefer-256-bit"  # LLVM may use all 512
+_TILES = f"{_WIDE},+avx512vnni,+amx-tile,+amx-int8"
 _LINUX, _ARM_LINUX = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
 
 TARGETS: dict[str, Target] = {
@@ -53,8 +60,9 @@ TARGETS: dict[str, Target] = {
     for t in (
         Target("x86-64-v3", "cpu", _LINUX, "x86-64-v3", "", 256, 16, _V3, "vpmaddwd"),
         Target("x86-64-v3-vnni", "cpu", _LINUX, "x86-64-v3", "+avxvnni", 256, 16, (*_V3, "avxvnni"), "vpdpbusd"),
-        Target("x86-64-v4", "cpu", _LINUX, "x86-64-v4", "-prefer-256-bit", 512, 32, _V4, "vpmaddwd"),
-        Target("x86-64-v4-vnni", "cpu", _LINUX, "x86-64-v4", "-prefer-256-bit,+avx512vnni", 512, 32, (*_V4, "avx512vnni"), "vpdpbusd"),
+        Target("x86-64-v4", "cpu", _LINUX, "x86-64-v4", _WIDE, 512, 32, _V4, "vpmaddwd"),
+        Target("x86-64-v4-vnni", "cpu", _LINUX, "x86-64-v4", f"{_WIDE},+avx512vnni", 512, 32, _VNNI, "vpdpbusd"),
+        Target("x86-64-v4-amx", "cpu", _LINUX, "x86-64-v4", _TILES, 512, 32, _AMX, "vpdpbusd", True),
         Target("aarch64", "cpu", _ARM_LINUX, "generic", "+neon", 128, 32, ("neon",)),
         Target("aarch64-dotprod", "cpu", _ARM_LINUX, "generic", "+neon,+dotprod", 128, 32, ("neon", "dotprod"), "sdot"),
         Target("aarch64-i8mm", "cpu", _ARM_LINUX, "generic", "+neon,+dotprod,+i8mm", 128, 32, ("neon", "dotprod", "i8mm"), "usdot"),
@@ -66,8 +74,12 @@ TARGETS: dict[str, Target] = {
 
 @functools.cache
 def host_features() -> frozenset[str]:
-    """The features of the processor at hand."""
-    return frozenset(name for name, has in llvm.get_host_cpu_features().items() if has)
+    """The features of the processor at hand that this process may use."""
+    found = {name for name, has in llvm.get_host_cpu_features().items() if has}
+    if "amx-tile" in found and not permitted(TILE_DATA):
+        found = {name for name in found if not name.startswith("amx")}
+        warnings.warn("this processor has AMX, which the system does not let this process use (Linux does from 5.16 on)", stacklevel=2)
+    return frozenset(found)
 
 
 def runnable() -> list[Target]:

@@ -420,7 +420,64 @@ class Reread:
     """
 
 
-Stmt: TypeAlias = Union[Store, For, Let, If, While, Alloc, Barrier, Prefetch, Reread, Transpose, Interleave]
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """A register that holds `rows` x `words` numbers of i32, or words of four bytes; at most 16 x 16."""
+
+    name: str
+    rows: int
+    words: int
+
+
+@dataclass(frozen=True, eq=False)
+class Matrices:
+    """The body has these matrix registers, at most eight; contents undefined at first.
+
+    Inside another such body those of that one cannot be used, and lose their contents.
+    """
+
+    registers: tuple[Matrix, ...]
+    body: tuple[Stmt, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixZero:
+    """matrix[r, w] = 0."""
+
+    matrix: Matrix
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixLoad:
+    """matrix[r, w] = word w of buf from element index + r * stride on, for a buffer of i32, u8 or i8."""
+
+    matrix: Matrix
+    buf: Buf
+    index: Expr
+    stride: Expr
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixStore:
+    """buf[index + r * stride + w] = matrix[r, w], for a buffer of i32."""
+
+    matrix: Matrix
+    buf: Buf
+    index: Expr
+    stride: Expr
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixDot:
+    """sums[r, c] = dot4(a[r, w], b[w, c], sums[r, c]) for every w, in any order: three registers of shapes that fit."""
+
+    sums: Matrix
+    a: Matrix
+    b: Matrix
+
+
+MatrixStmt: TypeAlias = Union[Matrices, MatrixZero, MatrixLoad, MatrixStore, MatrixDot]
+Stmt: TypeAlias = Union[Store, For, Let, If, While, Alloc, Barrier, Prefetch, Reread, Transpose, Interleave, MatrixStmt]
 
 
 @dataclass(frozen=True, eq=False)
@@ -564,6 +621,19 @@ def _statement(s: Stmt, pad: str) -> Iterator[str]:
             yield from _with_shared([s.index], lambda t: f"prefetch {'near ' if s.near else ''}{s.buf.name}[{t[0]}]", pad)
         case Alloc():
             yield f"{pad}alloc {s.buf.space} {s.buf.name}: {s.buf.dtype}[{s.buf.size}]"
+        case Matrices():
+            yield f"{pad}matrices {', '.join(f'{m.name} {m.rows}x{m.words}' for m in s.registers)} {{"
+            for inner in s.body:
+                yield from _statement(inner, pad + "  ")
+            yield pad + "}"
+        case MatrixZero():
+            yield f"{pad}{s.matrix.name} = 0"
+        case MatrixLoad():
+            yield from _with_shared([s.index, s.stride], lambda t: f"{s.matrix.name} = {s.buf.name}[{t[0]} step {t[1]}]", pad)
+        case MatrixStore():
+            yield from _with_shared([s.index, s.stride], lambda t: f"{s.buf.name}[{t[0]} step {t[1]}] = {s.matrix.name}", pad)
+        case MatrixDot():
+            yield f"{pad}{s.sums.name} += {s.a.name} . {s.b.name}"
         case Barrier():
             yield f"{pad}barrier"
         case Reread():
@@ -647,7 +717,7 @@ def walk(body: Sequence[Stmt]) -> Iterator[Any]:
     """Every statement, outer before inner."""
     for s in body:
         yield s
-        if isinstance(s, For | While):
+        if isinstance(s, For | While | Matrices):
             yield from walk(s.body)
         elif isinstance(s, If):
             yield from walk(s.then)

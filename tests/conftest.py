@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from octavo.backends import target
+from octavo.backends.runtime import native
+from octavo.tests.backends import amx as amx_here
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,3 +30,19 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         )
 
     return check
+
+
+@pytest.fixture
+def amx(monkeypatch: pytest.MonkeyPatch) -> Iterator[amx_here.Emulator | None]:
+    """This process runs code for AMX; the emulator of it where the processor has none."""
+    if reason := amx_here.missing():
+        pytest.skip(reason)
+    features = target.host_features()
+    if features >= amx_here.FEATURES:
+        yield None
+        return
+    emulator = amx_here.emulator()
+    for module in (target, native):
+        monkeypatch.setattr(module, "host_features", lambda: features | amx_here.FEATURES)
+    yield emulator
+    emulator.check()

@@ -11,11 +11,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...ir.dims import Dim, ceildiv, dim_max
-from ...ir.loops import Alloc, Buf, Const, Expr, For, LoopFunction, Stmt, size_expr, walk
+from ...ir.loops import (
+    Alloc,
+    Buf,
+    Const,
+    Expr,
+    For,
+    LoopFunction,
+    Matrices,
+    MatrixDot,
+    MatrixLoad,
+    MatrixStore,
+    MatrixZero,
+    Stmt,
+    size_expr,
+    walk,
+)
 from ...ir.types import i64
 from ..instructions import Val
 from ..llvm import Emitter
 from ..target import Target
+from .amx import MatrixEmitter
 
 STACK_BYTES = 16384  # local buffers of constant size up to this live on the stack
 SERIAL_COST = 30_000  # scalar operations below which a loop is not worth sharing (some 3 us; sharing costs 0.5 us and cold caches)
@@ -46,12 +62,25 @@ def scratch_bytes(function: LoopFunction) -> Dim:
 
 
 class KernelEmitter(Emitter):
-    """Adds memory spaces of the CPU to the shared emitter."""
+    """Adds memory spaces and matrix registers of the CPU to the shared emitter."""
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)
         self.scratch: dict[int, Dim] = {}  # id(Buf) -> its offset in scratch memory, the same each time that code for it is emitted
         self.scratch_used: Dim = 0
+        self.matrices = MatrixEmitter(self)
+
+    def emit(self, s: Stmt) -> None:
+        """Emit one statement."""
+        match s:
+            case Matrices():
+                self.matrices.begin(s.registers)
+                self.body(s.body)
+                self.matrices.end()
+            case MatrixZero() | MatrixLoad() | MatrixStore() | MatrixDot():
+                self.matrices.emit(s)
+            case _:
+                super().emit(s)
 
     def alloc(self, buf: Buf) -> None:
         """Registers and small buffers lie on the stack, others in the scratch memory of the worker."""
@@ -137,7 +166,13 @@ def _range_function(function: LoopFunction, statement: Stmt, name: str, target: 
         emitter.buffers[id(buf)] = f"%b{k}"
     emitter.symbols = {s: Val(f"%s{k}", i64) for k, s in enumerate(function.symbols)}
     if isinstance(statement, For) and statement.kind == "parallel":
-        emitter.counted_loop(statement.var, Val("%begin", i64), Val("%end", i64), statement.body)
+        match statement.body:
+            case (Matrices(registers=registers, body=body),):  # shapes that all iterations want are set once
+                emitter.matrices.begin(registers)
+                emitter.counted_loop(statement.var, Val("%begin", i64), Val("%end", i64), body)
+                emitter.matrices.end()
+            case body:
+                emitter.counted_loop(statement.var, Val("%begin", i64), Val("%end", i64), body)
     else:
         emitter.body((statement,))
     params = [f"ptr noalias %b{k}" for k in range(len(function.params))] + [f"i64 %s{k}" for k in range(len(function.symbols))]

@@ -17,7 +17,7 @@ from ...ir.dims import Dim
 from ...ir.errors import TargetError
 from ..instructions import string_constant
 from .assembly import host_processor, pool_ir, processor_of, template
-from .features import Probe, probes_of
+from .features import ARCH_PRCTL, ASK, Probe, probes_of
 from .native import NativeProgram, Variant
 from .signature import Signature, TensorSpec
 from .status import ABI_VERSION, TEXTS, UNKNOWN, Status
@@ -219,6 +219,11 @@ def _dispatch(variants: list[Variant], processor: str, prefix: str) -> str:
             state |= probe.state
         if state:
             fits = _and_mask(f, fits, f.value(f"call i64 @{prefix}saved_state()"), state)
+        for component in sorted({probe.permission for probe in probes} - {0}):
+            f.line(f"br i1 {fits}, label %ask{k}.{component}, label %after{k}")
+            f.lines.append(f"ask{k}.{component}:")
+            answer = f.value(f"call i64 (i64, ...) @syscall(i64 {ARCH_PRCTL}, i64 {ASK}, i64 {component})")
+            fits = f.value(f"icmp eq i64 {answer}, 0")
         f.line(f"br i1 {fits}, label %take{k}, label %after{k}")
         f.lines += [f"take{k}:", f"  ret i32 {k}", f"after{k}:"]
     return f.end("i32 -1")

@@ -5,6 +5,7 @@ Names are LLVM's.  A variant may only ask for features that stand here; the base
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -13,17 +14,25 @@ from ...ir.errors import TargetError
 
 @dataclass(frozen=True)
 class Probe:
-    """`word(leaf, subleaf, register)` must have `bit` set, and the system must save the register state `state` (XCR0)."""
+    """`word(leaf, subleaf, register)` must have `bit` set, and the system must save the register state `state` (XCR0).
+
+    permission: of this component of the state, if not 0, the system must be asked once whether the process may use it.
+    """
 
     leaf: int
     subleaf: int
     register: int
     bit: int
     state: int = 0
+    permission: int = 0
 
 
 _A, _B, _C, _D = range(4)  # eax, ebx, ecx, edx
-_YMM, _ZMM = 0x6, 0xE6
+_YMM, _ZMM, _TILES = 0x6, 0xE6, 0x60000
+TILE_DATA = 18  # the component of the state that holds AMX's tiles
+# On x86-64, arch_prctl(ARCH_REQ_XCOMP_PERM, component) asks Linux (5.16 and later) for the whole process, threads to come included; it
+# gives 0 as often as it is asked, once it was permitted.
+ARCH_PRCTL, ASK = 158, 0x1023
 _EXTENDED = 0x8000_0001
 _HWCAP, _HWCAP2 = 16, 26  # keys of getauxval
 
@@ -60,6 +69,8 @@ _X86 = {
     "avx512bitalg": Probe(7, 0, _C, 12, _ZMM),
     "avx512vpopcntdq": Probe(7, 0, _C, 14, _ZMM),
     "avx512fp16": Probe(7, 0, _D, 23, _ZMM),
+    "amx-tile": Probe(7, 0, _D, 24, _TILES, TILE_DATA),
+    "amx-int8": Probe(7, 0, _D, 25, _TILES, TILE_DATA),
     "avxvnni": Probe(7, 1, _A, 4, _YMM),
     "avx512bf16": Probe(7, 1, _A, 5, _ZMM),
     "avxifma": Probe(7, 1, _A, 23, _YMM),
@@ -88,3 +99,8 @@ def probes_of(processor: str, features: Iterable[str]) -> list[Probe]:
         if feature not in table:
             raise TargetError(f"whether a {processor} has {feature!r} cannot be tested at run time; known: {', '.join(table)}")
     return [table[feature] for feature in needed]
+
+
+def permitted(component: int) -> bool:
+    """Whether Linux lets this process use a component of the register state: asks for it."""
+    return ctypes.CDLL(None).syscall(ctypes.c_long(ARCH_PRCTL), ctypes.c_long(ASK), ctypes.c_long(component)) == 0

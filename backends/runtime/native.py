@@ -18,6 +18,7 @@ import numpy as np
 from llvmlite import binding as llvm
 
 from ...ir.errors import CodegenError, TargetError
+from ..target import host_features
 from .assembly import initialize, pool_ir, processor_of
 from .executable import Executable, aligned
 from .signature import Signature
@@ -83,9 +84,9 @@ def jit_pool() -> PoolCode:
 
 def _choose(program: NativeProgram) -> Variant:
     here = processor_of(llvm.get_process_triple())
-    features = llvm.get_host_cpu_features()
+    features = host_features()
     for variant in program.variants:
-        if processor_of(variant.triple) == here and all(features.get(f, False) for f in variant.features):
+        if processor_of(variant.triple) == here and features.issuperset(variant.features):
             return variant
     levels = "; ".join(f"{v.triple.split('-')[0]} with {', '.join(v.features) or 'nothing special'}" for v in program.variants)
     raise TargetError(f"model {program.name!r} was compiled for {levels}, which this CPU cannot run; compile it with target='native'")

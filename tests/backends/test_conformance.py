@@ -21,7 +21,7 @@ from octavo.tests.fuzz.numerics import Measured, epsilon, measure, mismatch
 
 NAMES = tuple(sorted(name for name, op in OPS.items() if op.kind not in ("leaf", "kernel")))
 # Those that differ from the level below in contractions only.
-INTEGER_LEVELS = ("x86-64-v3-vnni", "x86-64-v4-vnni", "aarch64-dotprod", "aarch64-i8mm")
+INTEGER_LEVELS = ("x86-64-v3-vnni", "x86-64-v4-vnni", "x86-64-v4-amx", "aarch64-dotprod", "aarch64-i8mm")
 LOOSE_ULPS = 64  # of the largest value, where a sample holds infinities or NaN and so has no measured bound
 
 

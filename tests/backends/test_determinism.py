@@ -20,7 +20,8 @@ from octavo.tests.backends.templates import Template, templates
 
 LEVELS = [t.name for t in runnable()]
 BATCHES = (2, 3, 8, 17, 33)
-INTEGER_ONLY = ("x86-64-v3-vnni", "x86-64-v4-vnni", "aarch64-dotprod", "aarch64-i8mm")  # the levels below but for integers
+# The levels below but for integers.
+INTEGER_ONLY = ("x86-64-v3-vnni", "x86-64-v4-vnni", "x86-64-v4-amx", "aarch64-dotprod", "aarch64-i8mm")
 BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int32)
 LOOP = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 

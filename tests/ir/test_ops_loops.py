@@ -18,6 +18,11 @@ from octavo.ir.loops import (
     If,
     Let,
     Load,
+    Matrices,
+    MatrixDot,
+    MatrixLoad,
+    MatrixStore,
+    MatrixZero,
     Names,
     Op,
     Store,
@@ -61,7 +66,7 @@ class Machine:
     """Memory by buffer, variables by name."""
 
     def __init__(self, memory, symbols):
-        self.memory, self.symbols, self.variables = dict(memory), symbols, {}
+        self.memory, self.symbols, self.variables, self.matrices = dict(memory), symbols, {}, {}
 
     def value(self, e, seen):
         if id(e) not in seen:
@@ -98,6 +103,15 @@ class Machine:
         assert 0 <= index < len(self.memory[buf]), f"{buf.name}[{index}] of {len(self.memory[buf])}"
         return int(index)
 
+    def rows(self, s):
+        """Where the rows of a matrix lie in memory."""
+        elements = s.matrix.words * (4 // s.buf.dtype.itemsize)
+        index, stride = self.value(s.index, {}), self.value(s.stride, {})
+        return [
+            slice(self.place(s.buf, index + r * stride), self.place(s.buf, index + r * stride + elements - 1) + 1)
+            for r in range(s.matrix.rows)
+        ]
+
     def run(self, body):
         for s in body:
             match s:
@@ -121,6 +135,25 @@ class Machine:
                 case While():
                     while self.value(s.condition, {}):
                         self.run(s.body)
+                case Matrices():
+                    outer = self.matrices
+                    self.matrices = {m: np.full((m.rows, m.words), 77, np.int32) for m in s.registers}
+                    self.run(s.body)
+                    self.matrices = {m: np.full_like(old, 77) for m, old in outer.items()}
+                case MatrixZero():
+                    self.matrices[s.matrix][:] = 0
+                case MatrixLoad():
+                    self.matrices[s.matrix][:] = [self.memory[s.buf][row].view(np.int32) for row in self.rows(s)]
+                case MatrixStore():
+                    for row, numbers in zip(self.rows(s), self.matrices[s.matrix], strict=True):
+                        self.memory[s.buf][row] = numbers
+                case MatrixDot():
+                    sums, a, b = (self.matrices[m] for m in (s.sums, s.a, s.b))
+                    assert sums.shape == (len(a), b.shape[1])
+                    assert a.shape[1] == len(b)
+                    left = a.view(np.uint8).astype(np.int32)
+                    right = b[..., None].view(np.int8).astype(np.int32)  # [words, columns, 4]
+                    sums += left @ right.swapaxes(1, 2).reshape(-1, b.shape[1])
                 case _:
                     raise TypeError(s)
 

@@ -25,7 +25,7 @@ from octavo.ir.types import f32, f64
 from octavo.passes.fuse import fuse
 from octavo.passes.pipeline import optimize
 
-LEVELS = [t.name for t in runnable() if "vnni" not in t.name]  # the level below but for integers
+LEVELS = [t.name for t in runnable() if not t.name.endswith(("vnni", "amx"))]  # the level below but for integers
 SIZES = ((1, 1, 1, 1), (5, 7, 65, 7), (23, 17, 7, 65), (65, 130, 1, 64), (33, 300, 64, 9))  # queries, keys, features of each
 TOLERANCE = {"f32": 2e-6, "f64": 1e-14, "f16": 1e-3, "bf16": 1e-2}  # of values near 1: a few units of the last place
 N, M, D, E = 9, 21, 8, 5

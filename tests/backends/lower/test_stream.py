@@ -25,7 +25,7 @@ from octavo.passes.fuse import fuse
 from octavo.tests.backends.native import execute
 from octavo.tests.backends.templates import Template, templates
 
-LEVELS = [t.name for t in runnable() if not t.name.endswith("vnni")]
+LEVELS = [t.name for t in runnable() if not t.name.endswith(("vnni", "amx"))]
 BODIES = {
     "flat": "graph g(%x: f32[n,m]) -> (%y) {\n %y = relu(%x)\n}",
     "rows": "graph g(%x: f32[n,m], %b: f32[m]) -> (%y) {\n %y = add(%x, %b)\n}",

@@ -18,7 +18,7 @@ from octavo.ir.loops import Const, For, to_text
 from octavo.ir.ops.registry import op_def
 from octavo.passes.fuse import fuse
 
-LEVELS = [t.name for t in runnable() if "vnni" not in t.name]  # the level below but for integers
+LEVELS = [t.name for t in runnable() if not t.name.endswith(("vnni", "amx"))]  # the level below but for integers
 TOLERANCE = 1e-5  # of the largest result; measured up to 3e-6 with 512 channels
 ONE = ((1, 1), (1, 1))
 

@@ -1,0 +1,80 @@
+"""The level of AMX: when it is chosen, what an artifact asks the system for, and that its emulator refuses what a processor refuses."""
+
+from __future__ import annotations
+
+import ctypes
+import warnings
+
+import llvmlite.binding as llvm
+import pytest
+from octavo.backends import target as targets
+from octavo.backends.cpu.build import compile_module
+from octavo.backends.runtime.features import probes_of
+from octavo.backends.runtime.native import link_in_process
+from octavo.backends.target import find_target
+
+from .amx import LEVEL, Emulator
+
+TARGET = find_target(LEVEL)
+HAS = dict.fromkeys(TARGET.requires, True)
+
+
+@pytest.mark.parametrize("permitted", [True, False])
+def test_it_is_native_where_the_system_permits_it(monkeypatch: pytest.MonkeyPatch, permitted: bool):
+    monkeypatch.setattr(targets.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(llvm, "get_host_cpu_features", lambda: HAS | dict.fromkeys(find_target("x86-64-v3").requires, True))
+    monkeypatch.setattr(targets, "permitted", lambda component: permitted)
+    monkeypatch.setattr(targets, "host_features", targets.host_features.__wrapped__)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        name = find_target("native").name
+    assert name == (LEVEL if permitted else "x86-64-v4-vnni")
+    assert bool(seen) != permitted
+    assert all("has AMX, which the system does not let this process use" in str(w.message) for w in seen)
+
+
+def test_an_artifact_asks_for_the_tiles():
+    probes = probes_of("x86_64", TARGET.requires)
+    assert {p.permission for p in probes} == {0, 18}
+    assert all(p.state == 0x60000 for p in probes if p.permission)
+
+
+INTRINSICS = """
+@good = constant [64 x i8] c"\\01{0}\\40\\00\\40\\00\\20\\00{1}\\10\\10\\10{2}"
+declare void @llvm.x86.ldtilecfg(ptr)
+declare void @llvm.x86.tilerelease()
+declare void @llvm.x86.tilezero(i8 immarg)
+declare void @llvm.x86.tdpbusd(i8 immarg, i8 immarg, i8 immarg)
+define void @wrong() {{
+  {3}
+  call void @llvm.x86.tilerelease()
+  ret void
+}}
+"""
+CONFIGURE = "call void @llvm.x86.ldtilecfg(ptr @good)"
+
+
+def dot(*tiles: int) -> str:
+    return f"call void @llvm.x86.tdpbusd({', '.join(f'i8 {t}' for t in tiles)})"
+
+
+@pytest.mark.parametrize(
+    ("code", "first_row", "problem"),
+    [
+        ("call void @llvm.x86.tilezero(i8 0)", 0, "#UD: tilezero of a tile that has no shape"),
+        (f"{CONFIGURE}\n{dot(0, 1, 3)}", 0, "#UD: a product of a tile that has no shape"),
+        (f"{CONFIGURE}\n{dot(0, 1, 1)}", 0, "#UD: a product of one tile with itself"),
+        (f"{CONFIGURE}\n{dot(0, 1, 2)}", 0, "#UD: a product of shapes that do not fit"),
+        (CONFIGURE, 1, "#GP: ldtilecfg of start row"),
+    ],
+)
+def test_its_emulator_refuses_what_a_processor_does(code: str, first_row: int, problem: str, amx: Emulator | None):
+    if amx is None:
+        pytest.skip("this processor has AMX, and would end the process")
+    bytes_ = [f"\\{first_row:02d}" + "\\00" * 14, "\\00" * 26, "\\00" * 13]
+    address, owner = link_in_process([compile_module(INTRINSICS.format(*bytes_, code), TARGET)], ["wrong"])
+    ctypes.CFUNCTYPE(None)(address)()
+    with pytest.raises(AssertionError, match=problem):
+        amx.check()
+    amx.check()
+    del owner
