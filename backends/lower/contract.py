@@ -3,7 +3,8 @@
 A tile of `rows` x `width` sums in registers over k, in order of k, one chain per element: results do not depend on the tile, the
 blocking, the threads or the position in the batch.  The first operand's rows are walked where they lie (a padded channels-last image
 needs no im2col: each row of the tile has its own pointer) or staged row by row into scratch memory where a fused prologue computes
-them or they are to be widened.  The second operand is packed in panels of `width` columns (`ir/ops/packing.py`).
+them or they are to be widened.  The second operand is packed in panels of `width` columns (`ir/ops/packing.py`).  A tile of bytes may
+sum in matrix registers instead (`matrices.py`): its rows lie at one distance from each other, staged if need be.
 
 A task is a block of panels for one tile, or, where k is deep, for a group of tiles: then k runs in chunks, a chunk of a panel stays in
 the first-level cache while the tiles pass over it, and the sums of every tile wait in scratch memory between chunks.  Panels of a
@@ -28,6 +29,7 @@ from ...ir.loops import (
     Let,
     Load,
     LoopFunction,
+    Matrices,
     Names,
     Prefetch,
     Scalar,
@@ -40,9 +42,10 @@ from ...ir.scalar import LOOPS, compute_dtype
 from ...ir.types import DType, bool_, i64
 from ..target import Target
 from .access import Index, linear, strides_of, unravel
-from .contraction import BLOCK_BYTES, Contraction, contraction, contraction_of, expected_rows, tile_for
+from .contraction import BLOCK_BYTES, DOT, Contraction, contraction, contraction_of, expected_rows, in_matrices, tile_for
 from .ending import ending
 from .kernel import Params, access, const, function, loops, parameters, spread
+from .matrices import MatrixTile, matrix_tile, multiply_matrices, words_in_a_step
 from .micro import multiply_add, steps_in_a_row
 
 CHUNK_BYTES = 36 << 10  # of a panel for one chunk of k: they stay in the first-level cache
@@ -83,11 +86,14 @@ class _Task:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Where rows of the first operand are read: the buffer, the start of row q of a tile, and how the k loops move along a row."""
+    """Where rows of the first operand are read: the buffer, the start of row q of a tile, how the k loops move along a row, and how far
+    it is to the next row, where they are evenly spaced.
+    """
 
     buffer: Buf
     start: Callable[[int], Expr]
     moves: Sequence[Dim]
+    stride: Dim | None
 
 
 class _Contract:
@@ -105,8 +111,9 @@ class _Contract:
         self.depth = dim_product(what.k)
         self.ending = ending(body, node, params)
         narrow = what.a.dtype.is_float and what.a.dtype is not self.dtype  # widened once, as they are staged
-        self.staged = self.direct is None or narrow
         self.total = dim_product(what.m)
+        self.matrices = self._registers(self.tile.rows) if in_matrices(self.tile, target) and what.products == DOT else None
+        self.staged = self.direct is None or narrow or (self.matrices is not None and what.row_stride is None)
         self.least = max(1, least_size(self.total))  # rows to plan for
         self.outer, self.inner = what.k[:0], what.k  # loops through chunks of k, and those summed without leaving the registers
         self.deep = self.widened = False  # whether tiles pass in groups, and over a copy of the panel
@@ -117,6 +124,11 @@ class _Contract:
             if self.widened or self.depth * row > BLOCK_BYTES:
                 self.outer, self.inner = _split(what.k, row)
             self.deep = self.widened or bool(self.outer)
+
+    def _registers(self, rows: int) -> MatrixTile:
+        """The matrix registers of a tile of so many rows, or of all that there are."""
+        most = min(rows, self.total) if isinstance(self.total, int) else rows
+        return matrix_tile(self.names, max(1, most), self.tile.vectors, words_in_a_step(self.what.k[-1]))
 
     def statements(self) -> list[Stmt]:
         what, tile, names = self.what, self.tile, self.names
@@ -138,6 +150,8 @@ class _Contract:
             body = self._group(group_index, size_expr(groups), place)
         else:
             body = self._tile(group_index, lambda rows, first, slot_row: self._rows(rows, first, place))
+        if self.matrices is not None:
+            body = [Matrices(self.matrices.registers, tuple(body))]
         return [For(task, tasks, tuple(body), "parallel", cost=cost)]
 
     def _blocks(self, full: Dim) -> tuple[Dim, int]:
@@ -276,6 +290,9 @@ class _Contract:
         """All panels of the block for `rows` rows from `first`."""
         what, names, tile = self.what, self.names, self.tile
         statements: list[Stmt] = []
+        matrices = self.matrices
+        if matrices is not None and rows != sum(m.rows for m in matrices.a):
+            matrices = self._registers(rows)
         if self.staged:
             read = self._stage(rows)
             statements += [Alloc(read.buffer), self._copy(read, const(rows), first, place)]
@@ -284,15 +301,17 @@ class _Contract:
             statements += lets
         panel0, panels = names.var("panels"), names.var("count")
         statements += [Let(panel0, what.b_panel(place.batch)), Let(panels, self._panels(place))]
-        micro = _Micro(self, rows, first, read, panel0, place, const(0))
-        group = max(1, FEW_ROWS_SUMS // (rows * tile.vectors))  # a tile of few rows takes several panels at once
+        micro = _Micro(self, rows, first, read, panel0, place, const(0), matrices=matrices)
+        # a tile of few rows takes several panels at once
+        group = max(1, FEW_ROWS_SUMS // (rows * tile.vectors)) if matrices is None else 1
         done: Expr = const(0)
         for size in (group, 1) if group > 1 else (1,):
             groups = (panels - done) // size
             p = names.var("p")
             statements.append(For(p, groups, tuple(micro.tile(done + p * size, size, None))))
             done = groups * size
-        return [*statements, *self._last(place, panels, lambda p, left: micro.tile(p, 1, left))]
+        statements += self._last(place, panels, lambda p, left: micro.tile(p, 1, left))
+        return statements if matrices is self.matrices or matrices is None else [Matrices(matrices.registers, tuple(statements))]
 
     def _direct(self, rows: int, place: _Task, start: Callable[[int], Expr]) -> tuple[list[Stmt], _Rows]:
         """Rows read where they lie: each has a pointer, or one where they are evenly spaced."""
@@ -304,8 +323,8 @@ class _Contract:
         pointers = [names.var("row") for _ in range(1 if stride is not None else rows)]
         lets: list[Stmt] = [Let(pointer, start(q) + chunk) for q, pointer in enumerate(pointers)]
         if stride is not None:
-            return lets, _Rows(self.direct, lambda q: pointers[0] + size_expr(stride * q), moves)
-        return lets, _Rows(self.direct, lambda q: pointers[q], moves)
+            return lets, _Rows(self.direct, lambda q: pointers[0] + size_expr(stride * q), moves, stride)
+        return lets, _Rows(self.direct, lambda q: pointers[q], moves, None)
 
     def _stage(self, rows: int) -> _Rows:
         """Scratch memory for `rows` rows of the innermost loops over k, spaced so that they do not collide in the cache."""
@@ -314,7 +333,7 @@ class _Contract:
         line = LINE_BYTES // wide.itemsize
         stride = ceildiv(dim_product(self.inner) * self.what.products, line) * line + line
         buffer = Buf(self.names.var("stage").name, wide, "local", stride * rows)
-        return _Rows(buffer, lambda q: size_expr(stride * q), moves)
+        return _Rows(buffer, lambda q: size_expr(stride * q), moves, stride)
 
     def _copy(self, stage: _Rows, rows: Expr, first: Expr, place: _Task) -> Stmt:
         """Copy (or compute) rows into scratch memory."""
@@ -322,17 +341,23 @@ class _Contract:
         r = names.var("r")
         m = unravel(first + r, what.m)
         stride = stage.start(1)
+        direct = self.direct if self.matrices is not None else None  # bytes that lie in memory as they are copied
+        start = names.var("row")
 
         def copy(outer: tuple[Expr, ...]) -> list[Stmt]:
             def element(offset: Expr, lane: Expr) -> Sequence[Stmt]:
                 k = (*outer, offset + lane)
-                value = self.reads.at(what.a, what.a_index(place.batch, m, (*place.chunk, *k)))
+                if direct is not None:
+                    value: Expr = Load(direct, start + linear(k, (*what.a_strides[:-1], 1)))
+                else:
+                    value = self.reads.at(what.a, what.a_index(place.batch, m, (*place.chunk, *k)))
                 at = r * stride + linear(k, (*stage.moves[:-1], 1))
                 return [Store(stage.buffer, at, LOOPS.cast(value, stage.buffer.dtype))]
 
-            return spread(names, self.inner[-1] * what.products, 16, element)
+            return spread(names, self.inner[-1] * what.products, 16 if direct is None else LINE_BYTES, element)
 
-        return For(r, rows, tuple(loops(names, self.inner[:-1], copy)))
+        begin = [] if direct is None else [Let(start, what.a_row(place.batch, m))]
+        return For(r, rows, (*begin, *loops(names, self.inner[:-1], copy)))
 
 
 def _shifted(stage: _Rows, rows: Expr) -> tuple[list[Stmt], _Rows]:
@@ -344,7 +369,8 @@ def _shifted(stage: _Rows, rows: Expr) -> tuple[list[Stmt], _Rows]:
 class _Micro:
     """The register tile of `rows` rows from `first`: where its operands lie, and the loops of one tile.
 
-    slot_row: where among the sums of a whole tile theirs start; wide: a copy of the panel's chunk to be read in its place.
+    slot_row: where among the sums of a whole tile theirs start; wide: a copy of the panel's chunk to be read in its place; matrices:
+    the registers that sum instead.
     """
 
     plan: _Contract
@@ -355,6 +381,7 @@ class _Micro:
     place: _Task
     slot_row: Expr
     wide: Buf | None = None
+    matrices: MatrixTile | None = None
 
     def tile(self, panel: Expr, panels: int, limit: Expr | None) -> list[Stmt]:
         """Sum over k for `panels` panels from `panel` of the block, then save the sums or run the epilogue and store.
@@ -366,8 +393,13 @@ class _Micro:
         vectors = tile.vectors * panels
         if isinstance(limit, Const):
             vectors = -(-int(limit.value) // tile.lanes)
-        acc = Buf(names.var("acc").name, plan.dtype, "reg", rows * vectors * tile.lanes)
         start = names.var("b")
+        if self.matrices is not None:
+            return [
+                Let(start, self.panel0 + plan.panel_offset(place, panel)),
+                *self._in_matrices(self.matrices, vectors, start, panel, limit),
+            ]
+        acc = Buf(names.var("acc").name, plan.dtype, "reg", rows * vectors * tile.lanes)
         statements: list[Stmt] = [Alloc(acc), Let(start, self.panel0 + plan.panel_offset(place, panel))]
 
         def every(element: Callable[[Expr, Expr], Stmt]) -> tuple[Stmt, ...]:
@@ -384,13 +416,37 @@ class _Micro:
         begin = plan.ending.begin(names, acc, i * width, vectors, tile.lanes, lambda c: self._column(panel, c), limit)
         first = (For(i, const(rows), tuple(begin), "unroll"),)
         sums = self._sum(acc, vectors, start, hints)
-        result = tuple(self._store(acc, vectors, panel, limit))
+        i = names.var("i")
+        stores = self._store(acc, i * (vectors * tile.lanes), i, vectors, panel, limit)
+        result = (For(i, const(rows), tuple(stores), "unroll"),)
         saved = place.sums
         if saved is None:
             return [*statements, *first, *ahead, *sums, *result]
         load = every(lambda at, slot: Store(acc, at, Load(saved, slot)))
         save = every(lambda at, slot: Store(saved, slot, Load(acc, at)))
         return [*statements, If(place.first_chunk, first, load), *ahead, *sums, If(place.last_chunk, result, save)]
+
+    def _in_matrices(self, matrices: MatrixTile, vectors: int, start: Expr, panel: Expr, limit: Expr | None) -> list[Stmt]:
+        """The same in matrix registers, from which the epilogue gets its sums a row at a time, through memory."""
+        plan, read, names, lanes = self.plan, self.read, self.plan.names, self.plan.tile.lanes
+        assert read.stride is not None
+        sums = Buf(names.var("sums").name, plan.dtype, "local", self.rows * vectors * lanes)
+        ahead, hints = self._ahead(start, panel)
+        multiply = multiply_matrices(
+            names, matrices, sums, vectors, read.buffer, read.start, read.stride, read.moves, plan.panels, start, plan.tile.width,
+            plan.inner, hints,
+        )  # fmt: skip
+        acc = Buf(names.var("acc").name, plan.dtype, "reg", vectors * lanes)
+        i, j, lane = names.var("i"), names.var("j"), names.var("v")
+        at = j * lanes + lane
+        add = Store(acc, at, Load(acc, at) + Load(sums, i * (vectors * lanes) + at))
+        row = [
+            Alloc(acc),
+            *plan.ending.begin(names, acc, const(0), vectors, lanes, lambda c: self._column(panel, c), limit),
+            For(j, const(vectors), (For(lane, const(lanes), (add,), "vector"),), "unroll"),
+            *self._store(acc, const(0), i, vectors, panel, limit),
+        ]
+        return [Alloc(sums), *ahead, *multiply, For(i, const(self.rows), tuple(row))]
 
     def _sum(self, acc: Buf, vectors: int, start: Expr, hints: Callable[[Expr, int], list[Stmt]]) -> list[Stmt]:
         """The loops over k."""
@@ -440,11 +496,10 @@ class _Micro:
         plan, place = self.plan, self.place
         return plan.what.column(place.batch, (place.block_index * size_expr(place.block) + panel) * plan.tile.width + within)
 
-    def _store(self, acc: Buf, vectors: int, panel: Expr, limit: Expr | None) -> list[Stmt]:
-        """The epilogue on the sums, and the only store."""
+    def _store(self, acc: Buf, at: Expr, i: Expr, vectors: int, panel: Expr, limit: Expr | None) -> list[Stmt]:
+        """The epilogue on the sums of row i, which begin at acc[at], and the only store."""
         plan, place = self.plan, self.place
-        what, names, lanes, shape = plan.what, plan.names, plan.tile.lanes, plan.ending.shape
-        i = names.var("i")
+        what, shape = plan.what, plan.ending.shape
         row = self.first + i
         if what.out_batch and what.batch:
             row = linear(place.batch, strides_of(what.batch)) * size_expr(dim_product(what.m)) + row
@@ -452,8 +507,7 @@ class _Micro:
         def index(within: Expr) -> Index:
             return (*unravel(row, shape[:-1]), self._column(panel, within)) if shape else ()
 
-        stores = plan.ending.store(names, acc, i * (vectors * lanes), vectors, lanes, index, limit)
-        return [For(i, const(self.rows), tuple(stores), "unroll")]
+        return plan.ending.store(plan.names, acc, at, vectors, plan.tile.lanes, index, limit)
 
 
 def _split(k: tuple[Dim, ...], row: int) -> tuple[tuple[Dim, ...], tuple[Dim, ...]]:

@@ -20,6 +20,7 @@ from ..target import Target
 from .access import Bound, Index, broadcast_index, in_memory, linear, strides_of
 from .collapse import collapse
 from .kernel import const
+from .matrices import COPY_CYCLES, TILES, matrix_cycles, words_in_a_step
 
 DOT = 4  # products that `dot4` adds at a time
 GRID_LANES = 16  # threads of a block that compute neighbouring columns
@@ -76,7 +77,8 @@ def _columns(node: Node) -> Dim:
 def tiles(node: Node, target: Target) -> list[tuple[int, int]]:
     """(rows, vectors) of every tile that the registers of a CPU hold, by the time it needs for the contraction's rows and columns.
 
-    Sizes that are not known count as one, but few rows as many: one kernel serves all batches.
+    A tile with more sums than vector registers hold (`in_matrices`) is one of matrix registers.  Sizes that are not known count as one,
+    but few rows as many: one kernel serves all batches.
     """
     a, b = node.inputs
     if node.op == "conv":
@@ -92,17 +94,48 @@ def tiles(node: Node, target: Target) -> list[tuple[int, int]]:
     least, columns = expected_rows(rows), _columns(node)
     vectors = -(-evaluate_dim(columns, dict.fromkeys(symbols_of(columns), MANY_ROWS)) // lanes)
     aliased = row * a.dtype.itemsize % ALIAS_BYTES == 0
-    pixel = least_size(dim_product((*taps, row)) * a.dtype.itemsize)
+    pixel, known = least_size(dim_product((*taps, row)) * a.dtype.itemsize), isinstance(rows, int)
 
     def cost(tile: tuple[int, int]) -> tuple[float, int]:
         """Cycles, and the larger tile of two that take the same."""
         far = (tile[0] * steps + least_size(across) - 1) * pixel > L1_BYTES
         if pixel * least_size(across) * tile[1] * lanes > BLOCK_BYTES:
             far = False  # k runs in chunks
-        known = isinstance(rows, int)
         return _time(tile, least, vectors, FAR_COST if far else LOAD_COST, dot, known), -tile[0] * tile[1]
 
-    return sorted(_tiles(target.registers, ALIAS_ROWS if aliased else target.registers, dot), key=cost)
+    def matrix_cost(tile: tuple[int, int]) -> tuple[float, int]:
+        time = _over_tiles(tile, least, vectors, known, lambda r, v: matrix_cycles(r, v, depth // DOT, step))
+        return time + (COPY_CYCLES * least if copied else 0), -tile[0] * tile[1]
+
+    times = {tile: cost(tile) for tile in _tiles(target.registers, ALIAS_ROWS if aliased else target.registers, dot)}
+    depth, step = _dot_steps(node) if target.matrices and dot else (0, 0)
+    if step and least >= FEW_ROWS // 2:  # fewer are bound by reading the panels, as fast as vectors do
+        copied = node.op == "conv" and not reads_pixels(node)
+        times |= {tile: matrix_cost(tile) for tile in TILES if depth * tile[1] * lanes <= BLOCK_BYTES}
+    return sorted(times, key=lambda tile: times[tile])
+
+
+def in_matrices(tile: Tile, target: Target) -> bool:
+    """Whether a tile is one of matrix registers."""
+    return target.matrices and tile.rows * tile.vectors >= target.registers
+
+
+def _dot_steps(node: Node) -> tuple[int, int]:
+    """The products that a result of a contraction sums, and how many words of them a step in matrix registers takes; 0 and 0 where they
+    are not packed for `dot4`.
+    """
+    b = node.inputs[1]
+    source = b.node
+    while source.op not in ("constant", "unpack_dots") and len(source.inputs) == 1:
+        source = source.inputs[0].node
+    shape = b.shape
+    if not (b.is_const or source.op == "unpack_dots") or not all(isinstance(d, int) for d in shape):
+        return 0, 0
+    if node.op == "matmul":
+        depth = row = shape[-2]
+    else:
+        depth, row = dim_product(shape[1:]), shape[1] * shape[-1] if reads_lines(node) else shape[1]
+    return (least_size(depth), words_in_a_step(row // DOT)) if row % DOT == 0 else (0, 0)
 
 
 def _tiles(registers: int, most_rows: int, dot: str) -> Iterator[tuple[int, int]]:
@@ -125,21 +158,23 @@ def _time(tile: tuple[int, int], rows: int, vectors: int, row_cost: float, dot: 
     dot: by "vpmaddwd" a multiply-add is four instructions, and taking the operands apart two for an element of the first and three for
     a vector of the second; by "sdot" two, and one and two.  known: whether the rows that a tile does not divide are one smaller tile.
     """
-    height, width = tile
 
     def cycles(r: int, v: int) -> float:
-        if not (r and v):
-            return 0
         product, first, second = {"vpmaddwd": (4, 2, 3), "sdot": (2, 1, 2)}.get(dot, (1, 0, 0))
         instructions = product * r * v + first * r + second * v
         return max(instructions / 2, (r + v) / 2, MULTIPLY_ADD_CYCLES) + LOAD_COST * v + row_cost * r
 
-    def column(v: int) -> float:
-        rest = rows % height
-        left = [rest] if known else [1 << bit for bit in range(height.bit_length()) if rest >> bit & 1]
-        return rows // height * cycles(height, v) + sum(cycles(r, v) for r in left)
+    return _over_tiles(tile, rows, vectors, known, cycles)
 
-    return vectors // width * column(width) + column(vectors % width)
+
+def _over_tiles(tile: tuple[int, int], rows: int, vectors: int, known: bool, cycles: Callable[[int, int], float]) -> float:
+    """The sum over all tiles of cycles(rows, vectors), of which none is 0."""
+    height, width = tile
+    rest = rows % height
+    left = [rest] if known else [1 << bit for bit in range(height.bit_length()) if rest >> bit & 1]
+    heights = {height: rows // height, **{r: 1 for r in left if r}}
+    widths = {width: vectors // width, **({vectors % width: 1} if vectors % width else {})}
+    return sum(m * n * cycles(r, v) for r, m in heights.items() for v, n in widths.items())
 
 
 @dataclass(frozen=True)
@@ -213,6 +248,12 @@ def _matmul(node: Node) -> Contraction:
     )  # fmt: skip
 
 
+def reads_pixels(conv: Node) -> bool:
+    """Whether the rows of a convolution are the pixels of its operand, one after the other."""
+    ones = {*conv.inputs[1].shape[2:], *conv.attrs["strides"]} == {1}
+    return ones and conv.attrs.get("groups", 1) == 1 and all(p == (0, 0) for p in conv.attrs["pads"])
+
+
 def reads_lines(conv: Node) -> bool:
     """Whether the last axis of a kernel and the channels are one loop: those of neighbouring pixels are neighbours in memory."""
     return conv.attrs.get("groups", 1) == 1 and conv.attrs["dilations"][-1] == 1
@@ -247,12 +288,11 @@ def _conv(node: Node) -> Contraction:
         first, *middle, c = position(batch, mm)
         return (first, *(p + q for p, q in zip(middle, moved, strict=True)), c + kk[-1])
 
-    dense = all(s == 1 for s in spatial) and all(s == 1 for s in steps) and groups == 1
     b_strides = strides_of(packed.shape)
     batch = (groups,) if groups > 1 else ()
     return Contraction(
         x, packed, batch, m, n, k, a_strides, lambda b, mm: linear(position(b, mm), strides), index,
-        channels if dense else None, lambda b: linear(b, b_strides[:-3]),
+        channels if reads_pixels(node) else None, lambda b: linear(b, b_strides[:-3]),
         lambda b, c: c + b[0] * size_expr(n) if b else c, False, products,
     )  # fmt: skip
 

@@ -6,11 +6,11 @@ A panel that is packed for `dot4`, a word of four rows of k for each column, is 
 of the first lie in memory as they are, at one distance from each other.  Where 64 bytes do not divide what lies in a row, steps of k
 are shorter: all are equal, so that registers keep their shapes and nothing is read past the end.
 
-No processor with such registers was at hand: what is faster follows from Intel's figures for Sapphire Rapids (64 and IA-32
-Architectures Optimization Reference Manual, "Intel Advanced Matrix Extensions"): a product of full registers every 16 cycles, a load of
-one every 8 from the first-level cache, a store every 16.  Of the eight registers 2 x 2 sums, 2 and 2 operands take four loads, 32
-cycles, for four products, 64 cycles: with one register of sums loads and products would take equally long.  1024 products in a cycle
-are 8 times what `vpdpbusd` sums on two ports.
+No processor with such registers was at hand, and nothing was timed: what is faster follows from Intel's figures for Sapphire Rapids
+(64 and IA-32 Architectures Optimization Reference Manual, "Intel Advanced Matrix Extensions"): a product of full registers every 16
+cycles, whose sums can be used after 52, a load of one every 8 from the first-level cache, a store every 16.  With 2 x 2 registers of
+sums, 2 and 2 of operands, a step has four products, 64 cycles, and four loads, 32 cycles; with one register of sums it would wait for
+the last sums.  1024 products in a cycle are 8 times what `vpdpbusd` sums on two ports.  Tuning measures both where they run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from .kernel import const, loops
 
 SIDE = 16  # rows of a register, and words in a row of it
 TILES = ((32, 2), (48, 1), (16, 3), (32, 1), (16, 2))  # (rows, vectors): whose sums and operands eight registers hold
-PRODUCT_CYCLES, LOAD_CYCLES, STORE_CYCLES = 16, 8, 16
+PRODUCT_CYCLES, LATENCY_CYCLES, LOAD_CYCLES, STORE_CYCLES = 16, 52, 8, 16
+EXPOSED_CYCLES = 1  # of a load, that products do not hide: a guess that prefers fewer loads for as many products
 COPY_CYCLES = 1 / 8  # for a word of a row that is staged: a load and a store of 16
 
 
@@ -104,20 +105,12 @@ def multiply_matrices(
     ]
 
 
-def matrix_time(tile: tuple[int, int], rows: int, columns: int, words: int, step: int, copied: bool) -> float:
-    """Cycles for one word of k over all rows and columns, of `words` in steps of `step`: products and loads, and a share of the stores.
+def matrix_cycles(rows: int, vectors: int, words: int, step: int) -> float:
+    """Cycles for one word of k over a tile: products and loads, and a share of what saving the sums and reading them again takes.
 
-    rows, columns: `columns` counts vectors.  copied: whether rows are staged.
+    words: that a row has, `step` of them at a time.
     """
-    height, width = tile
-
-    def cycles(r: int, v: int) -> float:
-        high = -(-r // SIDE)
-        saved = high * v * (STORE_CYCLES + LOAD_CYCLES)  # and read again by the epilogue
-        return max(PRODUCT_CYCLES * high * v, LOAD_CYCLES * (high + v)) / step + saved / words
-
-    def column(v: int) -> float:
-        return rows // height * cycles(height, v) + cycles(rows % height, v) if v else 0
-
-    total = columns // width * column(width) + column(columns % width)
-    return total + (COPY_CYCLES * rows if copied else 0)
+    high = -(-rows // SIDE)
+    products, loads = high * vectors, high + vectors
+    multiply = max(PRODUCT_CYCLES * products, LATENCY_CYCLES, LOAD_CYCLES * loads) + EXPOSED_CYCLES * loads
+    return multiply / step + (STORE_CYCLES + LOAD_CYCLES) * products / words

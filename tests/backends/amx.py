@@ -25,7 +25,11 @@ class Emulator:
         self._library = library
         library.amx_problem.restype = ctypes.c_char_p
         library.amx_products.restype = ctypes.c_long
-        assert library.amx_install() == 0
+        self.install()
+
+    def install(self) -> None:
+        """Answer SIGILL from now on."""
+        assert self._library.amx_install() == 0
 
     @property
     def products(self) -> int:

@@ -125,15 +125,25 @@ CASES = {
         %w = const(value=const<i8[32,1,1,3] WEIGHTS>) : i8[32,1,1,3]
         %y = conv(%x, %w, groups=32, {CONV.replace("[0,0]]", "[1,1]]")})
     }}""".replace("WEIGHTS", f"[{','.join(str(k) for k in range(96))}]"),
+    "contract_in_matrices": """graph g(%x: u8[51,128]) -> (%y) {
+        %w = const(value=const<i8[128,20] WEIGHTS>) : i8[128,20]
+        %y = matmul(%x, %w)
+    }""".replace("WEIGHTS", f"[{','.join(str(k % 7) for k in range(2560))}]"),
+    "convolution_in_matrices": f"""graph g(%x: u8[2,5,6,16]) -> (%y) {{
+        %w = const(value=const<i8[16,16,3,3] WEIGHTS>) : i8[16,16,3,3]
+        %y = conv(%x, %w, {CONV})
+    }}""".replace("WEIGHTS", f"[{','.join(str(k % 5) for k in range(2304))}]"),
     "opaque": """graph g(%x: f32[n,3]) -> (%y) {
         %y = cumsum(%x, axis=1, exclusive=false, reverse=false)
     }""",
 }
 
+LEVELS = {"depthwise_windows": "x86-64-v3-vnni", "contract_in_matrices": "x86-64-v4-amx", "convolution_in_matrices": "x86-64-v4-amx"}
+
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_last_kernel_runs_these_loops(name: str, golden: Callable[[str, str], None]):
-    target = find_target("x86-64-v3-vnni" if name == "depthwise_windows" else "x86-64-v3")
+    target = find_target(LEVELS.get(name, "x86-64-v3"))
     graph = fuse(legalize(parse(CASES[name]), target))
     verify(graph)
     kernel = next(n for n in reversed(graph.nodes) if n.op == "kernel")
