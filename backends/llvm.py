@@ -60,10 +60,18 @@ def _rounded(e: Cast) -> tuple[Expr, int] | None:
     return None
 
 
+def _nibble(e: Cast) -> Cast | None:
+    """The cast of words to 4-bit integers that a cast to f32 makes numbers of, if it does."""
+    x = e.x.x if isinstance(e.x, Cast) and e.x.dtype.bits == 8 and e.x.dtype.is_int else e.x  # on the way they are bytes
+    return x if e.dtype is f32 and isinstance(x, Cast) and x.dtype.bits == 4 and x.x.dtype is i32 else None
+
+
 def _operands(e: Expr) -> tuple[Expr, ...]:
     """What is to be computed before an expression."""
-    rounded = _rounded(e) if isinstance(e, Cast) else None
-    return rounded[:1] if rounded else children(e)
+    if isinstance(e, Cast):
+        rounded, nibble = _rounded(e), _nibble(e)
+        return rounded[:1] if rounded else (nibble.x,) if nibble is not None else children(e)
+    return children(e)
 
 
 @dataclass
@@ -180,6 +188,9 @@ class Emitter(Instructions):
                 rounded = _rounded(e)
                 if rounded:
                     return self.rounded(self.value(rounded[0], base), rounded[1], e.dtype)
+                nibble = _nibble(e)
+                if nibble is not None:
+                    return self.nibbles(self.value(nibble.x, base), nibble.dtype)
                 return self.cast(self.value(e.x, base), e.dtype)
             case Bitcast():
                 v = self._to_memory(self.value(e.x, base))  # a bool is a byte

@@ -12,7 +12,7 @@ import numpy as np
 from ..ir.dims import DimExpr
 from ..ir.evaluate import evaluate_node
 from ..ir.graph import Constant, Graph, Node, Value, const_value, rewrite
-from .narrow import is_narrow
+from .narrow import narrow_nodes
 
 SMALL = 64 << 10  # bytes that are always worth folding: an operand this small stays in the first-level cache
 GROWTH = 4  # a larger result may be this many times its operands: i8 weights to f32
@@ -24,7 +24,7 @@ def fold(graph: Graph, budget: int = BUDGET, keep: frozenset[str] = frozenset())
     """The graph with constant nodes computed, as far as the byte budget goes; nodes of the ops in `keep` stay."""
     left = budget
     never = _NEVER | keep
-    narrow = {n.inputs[1].node for n in graph.nodes if n.op == "matmul" and is_narrow(n.inputs[1])}  # a kernel widens them as it reads
+    narrow = {k for n in graph.nodes if n.op == "matmul" for k in narrow_nodes(n.inputs[1])}  # a kernel widens them as it reads
 
     def rule(node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
         nonlocal left

@@ -19,7 +19,7 @@ from ..ir.scalar import compute_dtype
 from .expand import expand
 
 ROW_COMPOSITES = frozenset({"softmax", "log_softmax", "layer_norm", "rms_norm", "log_sum_exp"})
-UNPACK = frozenset({"unpack_panels", "unpack_dots", "unpack_taps", "unpack_windows", "unpack_winograd"})
+UNPACK = frozenset({"unpack_panels", "unpack_dots", "unpack_nibbles", "unpack_taps", "unpack_windows", "unpack_winograd"})
 LIMIT = 48  # nodes in one body
 COSTLY = frozenset(
     [
@@ -285,7 +285,7 @@ def _unpacks(node: Node, readers: tuple[Node, ...]) -> bool:
     if any(op_def(r.op).kind == "contraction" and r.inputs[0].node is node for r in readers):
         return False
     below = node
-    while below.op in ("reshape", "transpose", "cast"):
+    while below.op in ("reshape", "transpose", "cast", "dequantize"):
         below = below.inputs[0].node
     return below.op in UNPACK
 

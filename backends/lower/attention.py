@@ -30,7 +30,7 @@ from .access import Access, Bound, Index, in_memory, linear, strides_of, unravel
 from .contract import CHUNK_BYTES, FEW_ROWS_SUMS
 from .contraction import Contraction, Tile, contraction, section, tile_for
 from .kernel import const, function, parameters, spread
-from .micro import UNROLL_K, multiply_add, steps_in_a_row
+from .micro import UNROLL_K, in_panels, multiply_add, steps_in_a_row
 from .row import row_in_scratch, row_shape
 
 GROUP_ROWS = 48  # of a task at most: enough for each read of a panel, and heads make enough tasks; 24 to 96 took the same time
@@ -324,8 +324,9 @@ class _Product:
 
         zero = every(lambda at, r, column: Store(acc, at, Const(0, self.dtype)))
         sums = multiply_add(
-            names, acc, tile, vectors, self.a, [a + size_expr(self.stride * q) for q in range(rows)], (1,), self.panels, b, size,
-            (self._depth,), steps_in_a_row(rows, tile), lambda k: [], part.length if part else None,
+            names, acc, tile, vectors, self.a, [a + size_expr(self.stride * q) for q in range(rows)], (1,),
+            in_panels(self.panels, b, size, tile.width, (self._depth,)), (self._depth,), steps_in_a_row(rows, tile),
+            lambda k: [], part.length if part else None,
         )  # fmt: skip
         exact = isinstance(left, Const) and int(left.value) == vectors * tile.lanes
 

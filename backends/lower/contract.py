@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from ...ir.dims import Dim, DimExpr, ceildiv, dim_product, least_size
-from ...ir.graph import Graph, Node
+from ...ir.dims import Dim, DimExpr, ceildiv, dim_product, floordiv, least_size
+from ...ir.graph import Graph, Node, Value
 from ...ir.loops import (
     LINE_BYTES,
     Alloc,
@@ -41,12 +41,23 @@ from ...ir.loops import (
 from ...ir.scalar import LOOPS, compute_dtype
 from ...ir.types import DType, bool_, i64
 from ..target import Target
-from .access import Index, linear, strides_of, unravel
-from .contraction import BLOCK_BYTES, DOT, Contraction, contraction, contraction_of, expected_rows, in_matrices, tile_for
+from .access import Access, Bound, Index, linear, strides_of, unravel
+from .contraction import (
+    BLOCK_BYTES,
+    DOT,
+    Contraction,
+    block_of,
+    contraction,
+    contraction_of,
+    expected_rows,
+    in_matrices,
+    tile_for,
+    unpacking,
+)
 from .ending import ending
 from .kernel import Params, access, const, function, loops, parameters, spread
 from .matrices import MatrixTile, matrix_tile, multiply_matrices, words_in_a_step
-from .micro import multiply_add, steps_in_a_row
+from .micro import Second, in_panels, multiply_add, steps_in_a_row
 
 CHUNK_BYTES = 36 << 10  # of a panel for one chunk of k: they stay in the first-level cache
 GROUP = 10  # tiles that share a chunk of a panel: their rows and sums stay in the second-level cache
@@ -54,6 +65,7 @@ SUMS_BYTES = 1 << 19  # of sums that wait between chunks
 TASKS = 8  # that a kernel has at least, if it can, so that some threads find enough to even out
 STAGED_PANELS = 4  # a row that is staged should be multiplied by at least so many panels: fewer took up to 1.4 times as long
 FEW_ROWS_SUMS = 8  # vectors of sums that hide the latency of a multiply-add
+NEAR_BYTES = 2 << 10  # ahead of where narrow panels are read: 1 to 4 KiB are as good, none takes up to 1.7 times as long
 MOST_LINES = 4  # asked for in advance in one group of steps: more would crowd out the loads that are needed now
 
 
@@ -100,13 +112,17 @@ class _Contract:
     def __init__(self, body: Graph, node: Node, target: Target, names: Names, params: Params):
         self.body, self.node, self.names, self.params = body, node, names, params
         self.dtype = compute_dtype(node.types[0].dtype)
-        self.what = what = _chunked(contraction(node), self.dtype)
+        block, per = block_of(node.inputs[1]), 8 if unpacking(node.inputs[1]).op == "unpack_nibbles" else 1
+        self.steps = per  # of k that a row of the panels is for
+        self.what = what = _blocked(_chunked(contraction(node), self.dtype, block or 1), block, per)
         width = what.packed.shape[-1]
         assert isinstance(width, int)
         self.tile = tile_for(node, target, width)
         self.reads = access(body, params)
         buffers = dict(zip(body.inputs, params.inputs, strict=True))
         self.panels = buffers[what.packed]
+        #  panels of scales and zero points, and how many steps of k a row of them is for
+        self.scales = {v: (buffers[v], block) for v in body.inputs if block and v in _parameters(node.inputs[1])}
         self.direct = buffers.get(what.a)
         self.depth = dim_product(what.k)
         self.ending = ending(body, node, params)
@@ -124,6 +140,7 @@ class _Contract:
             if self.widened or self.depth * row > BLOCK_BYTES:
                 self.outer, self.inner = _split(what.k, row)
             self.deep = self.widened or bool(self.outer)
+        self.streamed = few and _is_narrow(what, self.dtype) and isinstance(self.depth, int)  # panels are read once, past the caches
 
     def _registers(self, rows: int) -> MatrixTile:
         """The matrix registers of a tile of so many rows, or of all that there are."""
@@ -157,7 +174,7 @@ class _Contract:
     def _blocks(self, full: Dim) -> tuple[Dim, int]:
         """Panels in a block, and how many blocks there are: what one sweep over the rows reads should stay in the cache."""
         what, tile = self.what, self.tile
-        panel = dim_product(self.inner) * tile.width * what.packed.dtype.itemsize
+        panel = floordiv(dim_product(self.inner), self.steps) * tile.width * what.packed.dtype.itemsize
         if not (isinstance(panel, int) and isinstance(full, int) and full):
             return full, 1
         groups = max(1, least_size(dim_product(what.batch))) * -(-self.least // (tile.rows * (GROUP if self.deep else 1)))
@@ -218,7 +235,7 @@ class _Contract:
                     micro = _Micro(self, size, at_row, read, panel0, here, slot_row, wide)
                     return [*lets, *micro.tile(index, 1, limit)]
 
-                copy = [] if wide is None else [self._widen(wide, panel0 + self.panel_offset(here, index))]
+                copy = [] if wide is None else self._widen(wide, panel0, here, index)
                 return [*copy, For(number, count, tuple(self._tile(group_index * group + number, run)))]
 
             panel0, p = names.var("panels"), names.var("p")
@@ -232,19 +249,58 @@ class _Contract:
 
         return [*statements, *loops(names, self.outer, chunk)]
 
-    def panel_offset(self, place: _Task, panel: Expr) -> Expr:
-        """Where the chunk of a panel of the block starts, in elements from the batch's first panel."""
-        chunk = linear(place.chunk, strides_of(self.what.k)[: len(self.outer)])
-        whole = size_expr(self.depth * self.tile.width)
+    def panel_size(self, steps: int) -> Dim:
+        """Elements of a panel whose rows are for so many steps of k."""
+        return floordiv(self.depth, steps) * self.tile.width
+
+    def panel_offset(self, place: _Task, panel: Expr, steps: int) -> Expr:
+        """Where the chunk of a panel of the block starts, in elements from the batch's first panel; steps: of k that a row is for."""
+        chunk = linear(place.chunk, [floordiv(d, steps) for d in strides_of(self.what.k)[: len(self.outer)]])
+        whole = size_expr(self.panel_size(steps))
         return (place.block_index * size_expr(place.block) + panel) * whole + chunk * self.tile.width
 
-    def _widen(self, wide: Buf, start: Expr) -> Stmt:
+    def second(self, panel0: Expr, place: _Task, panel: Expr) -> tuple[list[Stmt], Expr, Second]:
+        """The second operand from a panel of the block on: statements before the sum, where the panel starts, and its elements.
+
+        Those of blocks are computed from panels of integers, scales and zero points as the body says.
+        """
+        start = self.names.var("b")
+        lets: list[Stmt] = [Let(start, panel0 + self.panel_offset(place, panel, self.steps))]
+        if not self.scales:
+            return lets, start, in_panels(self.panels, start, size_expr(self.panel_size(1)), self.tile.width, self.inner)
+        sources = [(self.what.packed, self.panels, start, self.steps)]
+        for v, (buffer, block) in self.scales.items():
+            at = self.names.var("s")
+            lets.append(Let(at, self.panel_offset(place, panel, block)))
+            sources.append((v, buffer, at, block))
+        matrix, strides = self.node.inputs[1], strides_of(self.inner)
+
+        def element(at_k: tuple[Expr, ...], in_panel: int, column: int, lane: Expr) -> Expr:
+            def read(buffer: Buf, start: Expr, steps: int) -> Bound:
+                rows = [(k, floordiv(d, steps)) for k, d in zip(at_k, strides, strict=True) if d % steps == 0]
+                row = linear([k for k, _ in rows], [d for _, d in rows])
+                at = start + row * self.tile.width + size_expr(self.panel_size(steps)) * in_panel + column + lane
+                return lambda index, mask, other: Load(buffer, at)
+
+            bound = {v: read(buffer, begin, steps) for v, buffer, begin, steps in sources}
+            return Access(bound).at(matrix, (at_k[-1], const(0)))  # panels are bound to this step: of the index counts which nibble
+
+        return lets, start, element
+
+    def _widen(self, wide: Buf, panel0: Expr, place: _Task, panel: Expr) -> list[Stmt]:
         """Copy a chunk of a panel into scratch memory as the dtype of the sums."""
-        q, u, v, lanes = self.names.var("q"), self.names.var("u"), self.names.var("v"), self.tile.lanes
-        at = (q * self.tile.vectors + u) * lanes + v
-        copy = Store(wide, at, LOOPS.cast(Load(self.panels, start + at), self.dtype))
-        row = For(u, const(self.tile.vectors), (For(v, const(lanes), (copy,), "vector"),), "unroll")
-        return For(q, size_expr(dim_product(self.inner)), (row,))
+        lets, _, second = self.second(panel0, place, panel)
+        u, v, lanes = self.names.var("u"), self.names.var("v"), self.tile.lanes
+        strides = strides_of(self.inner)
+
+        def copy(at_k: tuple[Expr, ...]) -> Stmt:
+            value = LOOPS.cast(second(at_k, 0, 0, u * lanes + v), self.dtype)
+            store = Store(wide, linear(at_k, strides) * self.tile.width + u * lanes + v, value)
+            return For(u, const(self.tile.vectors), (For(v, const(lanes), (store,), "vector"),), "unroll")
+
+        if self.steps == 1:
+            return [*lets, *loops(self.names, self.inner, lambda at_k: [copy(at_k)])]
+        return [*lets, *loops(self.names, self.inner[:-1], lambda at_k: [copy((*at_k, const(q))) for q in range(self.steps)])]
 
     def _panels(self, place: _Task) -> Expr:
         """How many whole panels the block has."""
@@ -393,14 +449,16 @@ class _Micro:
         vectors = tile.vectors * panels
         if isinstance(limit, Const):
             vectors = -(-int(limit.value) // tile.lanes)
-        start = names.var("b")
+        if self.wide is None:
+            lets, start, second = plan.second(self.panel0, place, panel)
+        else:
+            start = names.var("b")
+            lets: list[Stmt] = [Let(start, self.panel0 + plan.panel_offset(place, panel, plan.steps))]
+            second = in_panels(self.wide, const(0), const(0), tile.width, plan.inner)
         if self.matrices is not None:
-            return [
-                Let(start, self.panel0 + plan.panel_offset(place, panel)),
-                *self._in_matrices(self.matrices, vectors, start, panel, limit),
-            ]
+            return [*lets, *self._in_matrices(self.matrices, vectors, start, panel, limit)]
         acc = Buf(names.var("acc").name, plan.dtype, "reg", rows * vectors * tile.lanes)
-        statements: list[Stmt] = [Alloc(acc), Let(start, self.panel0 + plan.panel_offset(place, panel))]
+        statements: list[Stmt] = [Alloc(acc), *lets]
 
         def every(element: Callable[[Expr, Expr], Stmt]) -> tuple[Stmt, ...]:
             """`element(sum, saved sum)` for every vector of sums."""
@@ -411,11 +469,11 @@ class _Micro:
             vector = For(lane, const(tile.lanes), (element(at, slot),), "vector")
             return (For(i, const(rows), (For(j, const(vectors), (vector,), "unroll"),), "unroll"),)
 
-        ahead, hints = self._ahead(start, panel)
+        ahead, hints = self._ahead(start, panel, panels)
         i, width = names.var("i"), vectors * tile.lanes
         begin = plan.ending.begin(names, acc, i * width, vectors, tile.lanes, lambda c: self._column(panel, c), limit)
         first = (For(i, const(rows), tuple(begin), "unroll"),)
-        sums = self._sum(acc, vectors, start, hints)
+        sums = self._sum(acc, vectors, second, hints)
         i = names.var("i")
         stores = self._store(acc, i * (vectors * tile.lanes), i, vectors, panel, limit)
         result = (For(i, const(rows), tuple(stores), "unroll"),)
@@ -431,7 +489,7 @@ class _Micro:
         plan, read, names, lanes = self.plan, self.read, self.plan.names, self.plan.tile.lanes
         assert read.stride is not None
         sums = Buf(names.var("sums").name, plan.dtype, "local", self.rows * vectors * lanes)
-        ahead, hints = self._ahead(start, panel)
+        ahead, hints = self._ahead(start, panel, 1)
         multiply = multiply_matrices(
             names, matrices, sums, vectors, read.buffer, read.start, read.stride, read.moves, plan.panels, start, plan.tile.width,
             plan.inner, hints,
@@ -448,46 +506,57 @@ class _Micro:
         ]
         return [Alloc(sums), *ahead, *multiply, For(i, const(self.rows), tuple(row))]
 
-    def _sum(self, acc: Buf, vectors: int, start: Expr, hints: Callable[[Expr, int], list[Stmt]]) -> list[Stmt]:
+    def _sum(self, acc: Buf, vectors: int, second: Second, hints: Callable[[Expr, int], list[Stmt]]) -> list[Stmt]:
         """The loops over k."""
         plan, read = self.plan, self.read
         unroll = steps_in_a_row(self.rows, plan.tile)
         rows = [read.start(q) for q in range(self.rows)]
-        panel_size = size_expr(plan.depth * plan.tile.width)
-        panels, start = (plan.panels, start) if self.wide is None else (self.wide, const(0))
         return multiply_add(
-            plan.names, acc, plan.tile, vectors, read.buffer, rows, read.moves, panels, start, panel_size, plan.inner, unroll,
-            lambda k: hints(k, unroll),
+            plan.names, acc, plan.tile, vectors, read.buffer, rows, read.moves, second, plan.inner, unroll,
+            lambda k: hints(k, max(unroll, plan.steps)),
         )  # fmt: skip
 
-    def _ahead(self, start: Expr, panel: Expr) -> tuple[list[Stmt], Callable[[Expr, int], list[Stmt]]]:
+    def _ahead(self, start: Expr, panel: Expr, panels: int) -> tuple[list[Stmt], Callable[[Expr, int], list[Stmt]]]:
         """Hints for what is read of the panels after this: every tile asks for its share, so that it is in the second-level cache by
-        then.  The result: statements before the sum, and the hints of `unroll` steps from k.
+        then.  What is read once is asked for a little ahead.  The result: statements before the sum, and the hints of `unroll` steps
+        from k.
         """
         plan, place = self.plan, self.place
         tile, item, depth = plan.tile, plan.what.packed.dtype.itemsize, dim_product(plan.inner)
+        begin = plan.names.var("next")
+
+        def lines(steps: int) -> int:
+            return steps * tile.width * item // (LINE_BYTES * plan.steps)  # that so many steps of k read of a panel
+
+        if plan.streamed:
+            size = size_expr(plan.panel_size(plan.steps))
+
+            def near(k: Expr, unroll: int) -> list[Stmt]:
+                at = begin + k // unroll * lines(unroll) * (LINE_BYTES // item)
+                places = [(p, q) for p in range(panels) for q in range(lines(unroll))]
+                return [Prefetch(plan.panels, at + size * p + q * (LINE_BYTES // item), True) for p, q in places]
+
+            return [Let(begin, start + NEAR_BYTES // item)], near
         if isinstance(depth, DimExpr) or (place.blocks == 1 and not plan.deep):
             return [], lambda k, unroll: []
         tiles = -(-expected_rows(plan.total) // tile.rows)
         if plan.deep:  # the next panel, then the first panel of the next chunk, then the next block
             tiles = min(tiles, GROUP)
-            whole = size_expr(plan.depth * tile.width)
-            panels = plan._panels(place)
-            again = const(depth * tile.width) - (panels - 1) * whole
-            after = LOOPS.where(place.last_chunk, const(depth * tile.width), again)
-            distance = LOOPS.where(panel + 1 < panels, whole, after)
+            whole, part = size_expr(plan.panel_size(plan.steps)), const(depth // plan.steps * tile.width)
+            count = plan._panels(place)
+            after = LOOPS.where(place.last_chunk, part, part - (count - 1) * whole)
+            distance = LOOPS.where(panel + 1 < count, whole, after)
         else:
-            distance = size_expr(place.block * depth * tile.width)
-        begin = plan.names.var("next")
+            distance = size_expr(place.block * (depth // plan.steps) * tile.width)
 
         def hints(k: Expr, unroll: int) -> list[Stmt]:
-            needed = unroll * tile.width * item // LINE_BYTES  # lines that `unroll` steps read
-            lines = -(-needed // tiles)
-            if lines > MOST_LINES:
+            needed = lines(unroll)
+            mine = -(-needed // tiles)
+            if mine > MOST_LINES:
                 return []
-            share = binary("min", place.tile, const(-(-needed // lines)))
-            line = (share * (depth // unroll) + k // unroll) * lines
-            return [Prefetch(plan.panels, begin + (line + q) * (LINE_BYTES // item)) for q in range(lines)]
+            share = binary("min", place.tile, const(-(-needed // mine)))
+            line = (share * (depth // unroll) + k // unroll) * mine
+            return [Prefetch(plan.panels, begin + (line + q) * (LINE_BYTES // item)) for q in range(mine)]
 
         return [Let(begin, start + distance)], hints
 
@@ -521,8 +590,34 @@ def _is_narrow(what: Contraction, dtype: DType) -> bool:
     return dtype.is_float and what.packed.dtype is not dtype
 
 
-def _chunked(what: Contraction, dtype: DType) -> Contraction:
-    """The contraction with its innermost k loop split where a panel is to be summed in chunks: it is more than a block, or widened."""
+def _parameters(matrix: Value) -> tuple[Value, ...]:
+    """The panels of scales and zero points of weights in blocks."""
+    nodes = [v.node.inputs[0].node for v in matrix.node.inputs[0].node.inputs[1:] if v.node.op == "reshape"]
+    return tuple(n.inputs[0] for n in nodes)
+
+
+def _blocked(what: Contraction, block: int, steps: int) -> Contraction:
+    """The contraction with its innermost k loop split into blocks, and those into the steps of a row of the panels."""
+    if not block:
+        return what
+    sizes = (block,) if steps == 1 else (block // steps, steps)
+    strides = [d * what.products for d in strides_of(sizes)]
+    inner, stride = what.k[-1], what.a_strides[-1]
+    assert isinstance(inner, int)
+    whole, last = what.a_index, len(sizes) + 1
+
+    def a_index(batch: Index, m: Index, k: Index) -> Index:
+        return whole(batch, m, (*k[:-last], linear(k[-last:], (block * what.products, *strides[:-1], 1))))
+
+    a_strides = (*what.a_strides[:-1], stride * block, *(stride * d for d in strides_of(sizes)))
+    return replace(what, k=(*what.k[:-1], inner // block, *sizes), a_strides=a_strides, a_index=a_index)
+
+
+def _chunked(what: Contraction, dtype: DType, multiple: int) -> Contraction:
+    """The contraction with its innermost k loop split where a panel is to be summed in chunks: it is more than a block, or widened.
+
+    multiple: of which the steps of a chunk are one.
+    """
     inner, depth, width = what.k[-1], dim_product(what.k), what.packed.shape[-1]
     if not isinstance(inner, int) or not isinstance(depth, int) or not isinstance(width, int):
         return what
@@ -530,7 +625,7 @@ def _chunked(what: Contraction, dtype: DType) -> Contraction:
     if depth * row <= (CHUNK_BYTES if _is_narrow(what, dtype) else BLOCK_BYTES):
         return what
     most = CHUNK_BYTES // row
-    size = next((c for c in range(most, most // 4, -1) if inner % c == 0), inner)
+    size = next((c for c in range(most, most // 4, -1) if inner % c == 0 and c % multiple == 0), inner)
     if size == inner:
         return what
     stride = what.a_strides[-1]

@@ -22,6 +22,7 @@ from .collapse import collapse
 from .kernel import const
 from .matrices import COPY_CYCLES, TILES, matrix_cycles, words_in_a_step
 
+UNPACKING = ("unpack_panels", "unpack_dots", "unpack_nibbles")
 DOT = 4  # products that `dot4` adds at a time
 GRID_LANES = 16  # threads of a block that compute neighbouring columns
 FEW_ROWS, MANY_ROWS = 8, 64  # fewer rows than this, if they may be more, count as so many
@@ -203,11 +204,31 @@ class Contraction:
     products: int  # of one step of k: 1, or 4 that `dot4` adds
 
 
+def in_blocks(w: Value) -> bool:
+    """Whether a matrix is constant weights with a scale for every block of rows and column, in the form that `passes/narrow.py` leaves:
+    reshape(dequantize(q[blocks, block, columns], scale[blocks, 1, columns], zero), shape=[rows, columns]).
+    """
+    if w.node.op != "reshape" or w.type.rank != 2 or w.node.inputs[0].node.op != "dequantize":
+        return False
+    q = w.node.inputs[0].node.inputs[0]
+    return q.type.rank == 3 and all(v.is_const for v in w.node.inputs[0].node.inputs) and q.shape[-1] == w.shape[-1]
+
+
+def block_of(value: Value) -> int:
+    """Rows that share a scale, of a second operand as `legalize` packs weights `in_blocks`; 0 of any other."""
+    node = value.node
+    if node.op != "reshape" or node.inputs[0].node.op != "dequantize":
+        return 0
+    block = node.inputs[0].shape[1]
+    assert isinstance(block, int)
+    return block
+
+
 def unpacking(value: Value) -> Node:
     """The node that unpacks a contraction's second operand.  Raises CodegenError where it is not packed."""
     node = value.node
-    while node.op not in ("unpack_panels", "unpack_dots"):
-        if len(node.inputs) != 1:
+    while node.op not in UNPACKING:
+        if len(node.inputs) != 1 and node.op != "dequantize":
             raise CodegenError(f"the second operand of a contraction must be packed, not {value!r}")
         node = node.inputs[0].node
     return node

@@ -20,7 +20,7 @@ from ...ir.ops.winograd import winograd_kernels
 from ...ir.scalar import compute_dtype
 from ...ir.types import DType, i8, u8
 from ..target import Target
-from .contraction import tile_for
+from .contraction import in_blocks, tile_for
 from .depthwise import is_depthwise
 from .depthwise_dots import windows_for
 from .dots import as_dots, is_dots, padded
@@ -56,10 +56,35 @@ def _scheduled(node: Node, packed: DType, schedules: Schedules, winograd: int | 
 
 def _matmul(node: Node, inputs: tuple[Value, ...], target: Target, schedules: Schedules) -> Value:
     a, b = inputs
-    stored = _stored(b)
-    node = _scheduled(node, stored.dtype, schedules)
-    panels = _packed(stored, b.dtype, tile_for(node, target).width, is_dots(node, target), node.loc)
+    if in_blocks(b) and target.kind == "cpu":
+        node = _scheduled(node, b.node.inputs[0].node.inputs[0].dtype, schedules)
+        panels = _packed_blocks(b, tile_for(node, target).width, node.loc)
+    else:
+        stored = _stored(b)
+        node = _scheduled(node, stored.dtype, schedules)
+        panels = _packed(stored, b.dtype, tile_for(node, target).width, is_dots(node, target), node.loc)
     return Node("matmul", (a, panels), node.attrs, node.types, node.loc).outputs[0]
+
+
+def _packed_blocks(matrix: Value, width: int, loc: str) -> Value:
+    """Weights `in_blocks` packed, 4-bit integers in words, scales and zero points in panels of their own, and read back as they are."""
+    (narrow,) = matrix.node.inputs
+    rows, columns = matrix.shape
+    q, *parameters = narrow.node.inputs
+    blocks, _, _ = q.shape
+    stored = _folded("reshape", q, loc, shape=matrix.shape)
+    if q.dtype.bits == 4:
+        words = _folded("pack_nibbles", stored, loc, width=width)
+        back = apply("unpack_nibbles", words, to=q.dtype, rows=rows, columns=columns, loc=loc)
+    else:
+        back = apply("unpack_panels", _folded("pack_panels", stored, loc, width=width), columns=columns, loc=loc)
+    read = [apply("reshape", back, shape=q.shape, loc=loc)]
+    for v in parameters:
+        if v.type.size != 1:
+            panels = _folded("pack_panels", _folded("reshape", v, loc, shape=(blocks, columns)), loc, width=width)
+            v = apply("reshape", apply("unpack_panels", panels, columns=columns, loc=loc), shape=v.shape, loc=loc)
+        read.append(v)
+    return apply("reshape", apply("dequantize", *read, loc=loc), shape=matrix.shape, loc=loc)
 
 
 def _stored(matrix: Value) -> Value:

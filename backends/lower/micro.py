@@ -20,6 +20,7 @@ from .kernel import const, loops
 
 UNROLL_K = 8  # steps of k in a row
 Hints = Callable[[Expr], list[Stmt]]  # what stands before a group of steps from k
+Second = Callable[[tuple[Expr, ...], int, int, Expr], Expr]  # (step of the k loops, panel of the tile, column of it, lane) -> element
 
 
 def steps_in_a_row(rows: int, tile: Tile) -> int:
@@ -35,9 +36,7 @@ def multiply_add(
     a: Buf,
     rows: Sequence[Expr],
     moves: Sequence[Dim],
-    panels: Buf,
-    start: Expr,
-    panel_size: Expr,
+    second: Second,
     k: Sequence[Dim],
     unroll: int,
     hints: Hints,
@@ -45,23 +44,22 @@ def multiply_add(
 ) -> list[Stmt]:
     """Add to `acc`, [rows, vectors, lanes] in registers, the products over the k loops.
 
-    rows: where in `a` each row of the tile starts, moves: how each k loop moves along it; start: where in `panels` the tile's first
-    panel starts, panel_size: from one panel to the next, for tiles of more vectors than a panel has.  `unroll` steps of the
-    innermost loop stand in a row, after `hints`.  length: how many steps of it there are, if not all.
+    rows: where in `a` each row of the tile starts, moves: how each k loop moves along it; second: the second operand, as `in_panels`
+    reads it, of tiles of more vectors than a panel has in several of them.  `unroll` steps of the innermost loop stand in a row, after
+    `hints`.  length: how many steps of it there are, if not all.
     """
     dtype, k_strides, size = acc.dtype, strides_of(k), k[-1] if length is None else length
-    words = panels.dtype is i32 and a.dtype is u8
 
     def step(at_k: tuple[Expr, ...]) -> list[Stmt]:
         a_offset = linear(at_k, moves)
-        b_offset = start + linear(at_k, k_strides) * tile.width
+        words = a.dtype is u8 and second(at_k, 0, 0, const(0)).dtype is i32
         result: list[Stmt] = []
         for q, row in enumerate(rows):
             x = Word(a, row + a_offset) if words else LOOPS.cast(Load(a, row + a_offset), dtype)
             for j in range(vectors):
                 v = names.var("v")
                 in_panel, column = divmod(j, tile.vectors)
-                b = LOOPS.cast(Load(panels, b_offset + panel_size * in_panel + column * tile.lanes + v), dtype)
+                b = LOOPS.cast(second(at_k, in_panel, column * tile.lanes, v), dtype)
                 at = const((q * vectors + j) * tile.lanes) + v
                 old = Load(acc, at)
                 total = LOOPS.dot4(x, b, old) if words else LOOPS.fma(x, b, old) if dtype.is_float else old + x * b
@@ -80,6 +78,12 @@ def multiply_add(
     statements = loops(names, k[:-1], inner)
     # rows of few steps would be read once for all panels, and saved in memory where the registers do not hold them
     return [Reread(), *statements] if all(outer == 1 for outer in k[:-1]) and size != 1 and _is_short(size, unroll) else statements
+
+
+def in_panels(panels: Buf, start: Expr, panel_size: Expr, width: int, k: Sequence[Dim]) -> Second:
+    """The elements of packed panels, the first of which starts at `start`; panel_size: from one to the next."""
+    strides = strides_of(k)
+    return lambda at_k, panel, column, lane: Load(panels, start + linear(at_k, strides) * width + panel_size * panel + column + lane)
 
 
 def _is_short(size: Dim | Expr, unroll: int) -> TypeGuard[int]:

@@ -20,7 +20,7 @@ from ...ir.graph import Graph, Node, Value, input_value
 from ...ir.scalar import compute_dtype
 from ...ir.types import DType, TensorType
 from ..target import Target
-from .contraction import contraction_of, tiles, unpacking
+from .contraction import UNPACKING, contraction_of, tiles, unpacking
 from .winograd import winograd_tiles
 
 MOST_ROWS, MOST_VECTORS = 64, 8  # of a schedule that somebody wrote: no target has registers for more
@@ -96,17 +96,19 @@ def candidates(node: Node, target: Target) -> list[Schedule]:
 
 
 def with_schedule(body: Graph, schedule: Schedule, target: Target) -> Graph:
-    """A kernel by another schedule: its packed operand comes in panels as wide as the tile."""
+    """A kernel by another schedule: its packed operand, with all that belongs to it, comes in panels as wide as the tile."""
     node = contraction_of(body)
-    unpack = unpacking(node.inputs[1])
-    (packed,) = unpack.inputs
     width = schedule.vectors * target.lanes(max(32, compute_dtype(node.types[0].dtype).bits))
-    *batch, _, depth, _ = packed.shape
-    panels = packed.type.with_shape((*batch, ceildiv(unpack.types[0].shape[-1], width), depth, width))
+    panels: dict[Node, TensorType] = {}
+    for unpack in (n for n in body.nodes if n.op in UNPACKING):
+        (packed,) = unpack.inputs
+        *batch, _, depth, _ = packed.shape
+        shape = (*batch, ceildiv(unpack.types[0].shape[-1], width), depth, width)
+        panels[packed.node] = packed.type.with_shape(shape)
     new: dict[Node, tuple[Value, ...]] = {}
     for n in body.nodes:
-        if n is packed.node:
-            new[n] = (input_value(n.attrs["name"], panels, n.loc),)
+        if n in panels:
+            new[n] = (input_value(n.attrs["name"], panels[n], n.loc),)
         elif n.op == "input":
             new[n] = n.outputs
         else:

@@ -45,7 +45,7 @@ from ..target import Target
 from .access import Access, Index, linear, strides_of, unravel
 from .contraction import Tile, contraction_of, epilogue, unpacking
 from .kernel import const, function, parameters, spread
-from .micro import UNROLL_K, Hints, multiply_add
+from .micro import UNROLL_K, Hints, in_panels, multiply_add
 
 SECOND_LEVEL = 1 << 20  # bytes of the second-level cache that panels may fill
 LEAST_BYTES = 1 << 17  # of V, where the panels stay in the second-level cache;
@@ -247,7 +247,8 @@ class _Winograd:
             """The sums over channels from a chunk on."""
             rows = [row + (chunk * self.v_chunk + q * CHUNK) for q in range(tile.rows)]
             moves, b = (self.v_chunk, 1)[-len(k) :], start + chunk * CHUNK * tile.width
-            return multiply_add(names, acc, tile, tile.vectors, v, rows, moves, self.panels, b, const(0), k, UNROLL_K, ahead)
+            second = in_panels(self.panels, b, const(0), tile.width, k)
+            return multiply_add(names, acc, tile, tile.vectors, v, rows, moves, second, k, UNROLL_K, ahead)
 
         one = (
             Alloc(acc),

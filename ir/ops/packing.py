@@ -1,6 +1,7 @@
 """Packed operands of contractions: columns in panels of a fixed width, so that a micro-kernel reads one panel straight through.
 
-Bytes of four neighbouring rows form a word where the micro-kernel sums four products at a time (`dot4`).
+Bytes of four neighbouring rows form a word where the micro-kernel sums four products at a time (`dot4`), and 4-bit integers of eight
+rows do, so that they take half a byte each.
 They are index ops like any other: packing a constant is folding it, and a kernel that reads packed weights says so in its body.
 """
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from ..dims import Dim, ceildiv
 from ..errors import ShapeError
-from ..types import TensorType, i8, i32
+from ..types import DType, TensorType, i4, i8, i32, u4
 from .registry import Quant, Sample, Types, index
 
 
@@ -137,6 +138,77 @@ def unpack_dots(s: Any, i: Any, p: Any, *, types: Types, out: TensorType, rows: 
     *batch, row, column = i
     word = p[(*batch, column // width, row // 4, column % width)]
     return s.cast(word >> s.cast(row % 4 * 8, i32), i8)
+
+
+def _infer_pack_nibbles(types: Types, *, width: int) -> Types:
+    (t,) = types
+    if t.rank < 2 or t.dtype not in (i4, u4):
+        raise ShapeError(f"needs a matrix of 4-bit integers, got {t}")
+    *batch, k, n = t.shape
+    return (TensorType(i32, (*batch, ceildiv(n, width), ceildiv(k, 8), width)),)
+
+
+def _pack_nibbles_samples(rng: np.random.Generator) -> Iterable[Sample]:
+    for dtype, shape in ((i4, (5, 37)), (u4, (2, 9, 32)), (i4, (16, 16))):
+        yield Sample((rng.integers(dtype.min, dtype.max + 1, shape).astype(dtype.np),), {"width": 16})
+
+
+def _pack_nibbles_reference(x: np.ndarray, width: int) -> np.ndarray:
+    *batch, k, n = x.shape
+    panels, words = -(-n // width), -(-k // 8)
+    padded = np.zeros((*batch, words * 8, panels * width), np.uint8)
+    padded[..., :k, :n] = x.view(np.uint8) & 15
+    parts = padded.reshape(*batch, words, 4, 2, panels, width)
+    packed = parts[..., 0, :, :] | parts[..., 1, :, :] << 4  # [..., words, 4, panels, width]
+    return np.ascontiguousarray(np.moveaxis(packed, (-2, -3), (-4, -1))).view("<i4")[..., 0]
+
+
+@index(infer=_infer_pack_nibbles, reference=_pack_nibbles_reference, samples=_pack_nibbles_samples, quant=Quant.EXACT)
+def pack_nibbles(s: Any, i: Any, x: Any, *, types: Types, out: TensorType, width: int) -> Any:
+    """i4 or u4 [..., k, n] -> i32 [..., ceil(n / width), ceil(k / 8), width]: nibble q of word j, from the lowest, is row 8 * j + q,
+    zero where there is none.
+    """
+    *batch, panel, word, lane = i
+    column = panel * width + lane
+    total = None
+    for q in range(8):
+        row = word * 8 + q
+        nibble = s.cast(x.at((*batch, row, column), where=(row < x.shape[-2]) & (column < x.shape[-1]), other=0), i32) & 15
+        total = nibble if total is None else total | (nibble << 4 * q)
+    return total
+
+
+def _infer_unpack_nibbles(types: Types, *, to: DType, rows: Dim, columns: Dim) -> Types:
+    (t,) = types
+    if t.dtype is not i32 or to not in (i4, u4):
+        raise ShapeError(f"makes i4 or u4 of words of i32, not {to} of {t}")
+    *batch, panels, words, width = t.shape
+    if panels != ceildiv(columns, width) or words != ceildiv(rows, 8):
+        raise ShapeError(f"{rows} rows and {columns} columns do not fill {panels} panels of {words} words and {width} columns")
+    return (TensorType(to, (*batch, rows, columns)),)
+
+
+def _unpack_nibbles_samples(rng: np.random.Generator) -> Iterable[Sample]:
+    for to, shape, rows, columns in ((i4, (3, 2, 16), 13, 37), (u4, (2, 1, 1, 32), 8, 32)):
+        yield Sample((rng.integers(-(1 << 31), 1 << 31, shape).astype(np.int32),), {"to": to, "rows": rows, "columns": columns})
+
+
+def _unpack_nibbles_reference(p: np.ndarray, to: DType, rows: int, columns: int) -> np.ndarray:
+    *batch, panels, words, width = p.shape
+    packed = np.ascontiguousarray(p, "<i4")[..., None].view(np.uint8)  # [..., panels, words, width, 4]
+    parts = np.stack((packed & 15, packed >> 4), -1)
+    matrix = np.moveaxis(parts.reshape(*batch, panels, words, width, 8), (-4, -1), (-2, -3)).reshape(*batch, words * 8, panels * width)
+    whole = matrix[..., :rows, :columns]
+    return (((whole ^ 8).astype(np.int8) - 8) if to is i4 else whole).astype(to.np)
+
+
+@index(infer=_infer_unpack_nibbles, reference=_unpack_nibbles_reference, samples=_unpack_nibbles_samples, quant=Quant.EXACT)
+def unpack_nibbles(s: Any, i: Any, p: Any, *, types: Types, out: TensorType, to: DType, rows: Any, columns: Any) -> Any:
+    """The inverse of `pack_nibbles`: i32 [..., panels, words, width] -> i4 or u4 (`to`) [..., rows, columns]."""
+    width = types[0].shape[-1]
+    *batch, row, column = i
+    word = p[(*batch, column // width, row // 8, column % width)]
+    return s.cast(word >> s.cast(row % 8 * 4, i32), to)
 
 
 def _infer_pack_taps(types: Types) -> Types:

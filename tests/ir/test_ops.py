@@ -71,6 +71,7 @@ KNOWN_AXES = {
     "nms": (-1,),
     "unpack_panels": (-3, -1),
     "unpack_dots": (-3, -2, -1),
+    "unpack_nibbles": (-3, -2, -1),
     "unpack_winograd": (-3,),
 }
 

@@ -92,6 +92,11 @@ CASES = {
         %m = matmul(%x, %p)
         %y = cast(%m, to=f32)
     }""",
+    "contract_nibbles": """graph g(%x: f32[1,16]) -> (%y) {
+        %w = dequantize(const<i4[2,8,1] [1,-2,3,-4,5,-6,7,-8,1,2,3,4,5,6,7,0]>, const<f32[2,1,1] [0.5,2.0]>, const<i4[2,1,1] [1,-1]>)
+        %r = reshape(%w, shape=[16,1])
+        %y = matmul(%x, %r)
+    }""",
     "contract_bytes": """graph g(%x: u8[1,8]) -> (%y) {
         %m = matmul(%x, const<i8[8,2] [1,-2,3,-4,5,-6,7,-8,9,-10,11,-12,13,-14,15,-16]>)
         %y = cast(%m, to=f32)

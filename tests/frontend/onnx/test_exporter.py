@@ -28,6 +28,8 @@ UNSAYABLE = {  # ops that ONNX at opset 21 has no way to write
     "unpack_panels": "a layout of the CPU backend",
     "pack_dots": "a layout of the CPU backend",
     "unpack_dots": "a layout of the CPU backend",
+    "pack_nibbles": "a layout of the CPU backend",
+    "unpack_nibbles": "a layout of the CPU backend",
     "pack_taps": "a layout of the CPU backend",
     "unpack_taps": "a layout of the CPU backend",
     "unpack_winograd": "a layout of the CPU backend",
