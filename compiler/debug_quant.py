@@ -21,7 +21,6 @@ import numpy as np
 
 from ..ir.errors import QuantError
 from ..ir.graph import Graph, Node, Value
-from ..ir.text import value_names
 from ..ir.types import u8
 from ..passes.quantize.errors import Errors, layers, measuring
 from ..passes.quantize.profile import BINS, Profile, Stats, prepared
@@ -43,9 +42,9 @@ class Layer:
     number: place in the graph; value: name of the contraction's result, as profiles and `exclude` have it; error: of the result in the
     whole int8 graph; added: of this layer alone on operands in floats; both as shares (sums of squares, 1 is as much as the signal).
     clipped: share of the operand's elements outside its range; used: share of the 256 levels within which 99.9 % of them lie; None
-    where SmoothQuant changed the operand.  f32_us, int8_us: the kernels that compute the contraction, None where none was measured;
-    f32_with, int8_with: numbers of other layers that the same kernels compute.  gain: what the metric gains if this layer alone stays
-    in floats.
+    where SmoothQuant or equalization changed the operand.  f32_us, int8_us: the kernels that compute the contraction, None where none
+    was measured; f32_with, int8_with: numbers of other layers that the same kernels compute.  gain: what the metric gains if this layer
+    alone stays in floats.
     """
 
     number: int
@@ -133,9 +132,8 @@ def debug_quant(
     q = quantization(graph, known, exclude=exclude, **options)
     samples = list(each_sample(data)) if metric else each_sample(data)
     first, count, sums, found, ends = _measured(q, samples, threads)
-    names = value_names(graph)
     rows = [
-        _layer(k, q, known, names, x.contraction, x.result, _share(sums, e.total, e), _share(sums, e.alone, e))
+        _layer(k, q, known, x.contraction, x.result, _share(sums, e.total, e), _share(sums, e.alone, e))
         for k, (x, e) in enumerate(zip(layers(q), found, strict=True))
     ]
     outputs = [name for name, v in zip(graph.output_names, graph.outputs, strict=True) if v.dtype.name == "f32"]
@@ -183,12 +181,10 @@ def _share(sums: np.ndarray, error: int | None, e: Errors) -> float:
     return off / signal if signal else (math.inf if off else 0.0)
 
 
-def _layer(
-    number: int, q: Quantization, known: Profile, names: Mapping[Value, str], n: Node, result: Value, error: float, added: float
-) -> Layer:
-    operand = n.inputs[0]
+def _layer(number: int, q: Quantization, known: Profile, n: Node, result: Value, error: float, added: float) -> Layer:
+    operand, names = n.inputs[0], q.names
     clipped = used = None
-    if operand not in q.factors:
+    if operand not in q.factors and operand not in q.divided:
         scale, zero = q.grids[operand]
         stats = known.values[names[operand]]
         low, high = known.range(names[operand], "percentile", percent=MOST)
@@ -253,7 +249,7 @@ def _with_metric(
             value = measured(
                 f"metric without {row.loc.removeprefix('onnx:') or row.value}",
                 k + 2,
-                quantize(q.before, known, exclude=without, **options),
+                quantize(q.source, known, exclude=without, **options),
             )
         rows[k] = replace(row, gain=value - int8)
     return replace(result, layers=tuple(rows), metric_f32=f32, metric_int8=int8)

@@ -26,7 +26,6 @@ import numpy as np
 from ..backends.work import work
 from ..ir.errors import GateError, QuantError, QuantWarning
 from ..ir.graph import Graph, Node
-from ..ir.text import value_names
 from ..passes.quantize.budget import within_budget
 from ..passes.quantize.fastest import NONE, Kept, fastest
 from ..passes.quantize.profile import Profile, prepared
@@ -254,9 +253,8 @@ class _Trials:
         self.layer_timer, self.stopwatch = layer_timer, stopwatch
         self.metric_before: float | None = None
         self.whole = whole = quantization(self.before, profile, exclude=exclude, **options)
-        names = value_names(whole.before)
         self.contractions = [n for n in whole.before.nodes if n in whole.choice.contractions]
-        self.names = [names[n.outputs[0]] for n in self.contractions]
+        self.names = [whole.names[n.outputs[0]] for n in self.contractions]
         self.every = Kept(range(len(self.contractions)))
         self._times: dict[Kept, LayerTimes] = {}
         self._models: dict[Kept, Model] = {}
@@ -287,7 +285,7 @@ class _Trials:
                 nodes, graph = self.contractions, self.quantization(NONE).before
             else:
                 q = self.quantization(kept)
-                by_name = {name: v for v, name in value_names(q.before).items()}
+                by_name = {name: v for v, name in q.names.items()}
                 nodes = [q.images[by_name[name]].node for name in self.names]
                 graph = q.after
             title = "f32" if kept == self.every else f"int8 with {len(kept)} layers in f32"

@@ -26,6 +26,7 @@ def quantize(
     method: str = DEFAULT,
     weights: str = "max",
     correct_bias: bool = True,
+    equalize: bool = True,
     smooth: float | None = None,
     exclude: Sequence[str] = (),
     time: bool = False,
@@ -44,10 +45,12 @@ def quantize(
     method: how the range of a value follows from its histogram: "percentile" (percent=99.99), "minmax", "entropy" or "mse".  The
     default leaves out what is so rare that it would cost all other values more precision than it is worth; "minmax" is for models of
     which single large values decide.  weights: scales that reach the largest weight of a channel ("max") or err least ("mse").
-    correct_bias: whether biases make up for what the rounding of weights shifts the means of results by.  smooth: how much of what is
-    hard to quantize in normalised values moves into the weights of the matmuls that read them (SmoothQuant), from 0 to 1; 0.5 where a
-    transformer loses too much otherwise.  exclude: contractions that keep computing in floats, each by its op ("matmul"), its place
-    in the model ("/head/*", wildcards as in a shell) or the name of its result.
+    correct_bias: whether biases make up for what the rounding of weights shifts the means of results by.  equalize: whether channels
+    of a value between two layers get ranges alike, by factors in the weights of both, where some are so much smaller than others that
+    far less error can be expected (cross-layer equalization).  smooth: how much of what is hard to quantize in normalised values moves
+    into the weights of the matmuls that read them (SmoothQuant), from 0 to 1; 0.5 where a transformer loses too much otherwise.
+    exclude: contractions that keep computing in floats, each by its op ("matmul"), its place in the model ("/head/*", wildcards as in
+    a shell) or the name of its result.
 
     time: measure every layer in both precisions on this machine (`threads` of it) and leave in floats what is not faster in int8.
     max_drop, metric, data: leave in floats what a metric needs for its mean over the samples of data to be at most max_drop below that
@@ -65,7 +68,14 @@ def quantize(
         if any(x not in (None, False) for x in measured.values()):
             raise QuantError("weights alone are quantized all or not at all: time, max_drop and require_speedup need a profile")
         return quantize_weights(graph_of(model, dims), weights=weights, exclude=exclude)
-    options |= {"method": method, "weights": weights, "correct_bias": correct_bias, "smooth": smooth, "exclude": exclude}
+    options |= {
+        "method": method,
+        "weights": weights,
+        "correct_bias": correct_bias,
+        "equalize": equalize,
+        "smooth": smooth,
+        "exclude": exclude,
+    }
     graph, known = graph_of(model, dims), profile_of(profile)
     if not any(x not in (None, False) for x in measured.values()):
         return quantized(graph, known, **options)

@@ -22,6 +22,7 @@ def quantizing_options(f: F) -> F:
         percent: float | None,
         weights: str,
         correct_bias: bool,
+        equalize: bool,
         smooth: float | None,
         exclude: tuple[str, ...],
         **others: Any,
@@ -29,7 +30,14 @@ def quantizing_options(f: F) -> F:
         if percent is not None and method != "percentile":
             raise click.UsageError("--percent is an option of --method percentile")
         options: dict[str, Any] = {} if percent is None else {"percent": percent}
-        options |= {"method": method, "weights": weights, "correct_bias": correct_bias, "smooth": smooth, "exclude": exclude}
+        options |= {
+            "method": method,
+            "weights": weights,
+            "correct_bias": correct_bias,
+            "equalize": equalize,
+            "smooth": smooth,
+            "exclude": exclude,
+        }
         return f(*args, quantizing=options, **others)
 
     result: Any = collected
@@ -59,6 +67,12 @@ OPTIONS = (
         default=True,
         show_default=True,
         help="Let biases make up for what the rounding of weights shifts means by.",
+    ),
+    click.option(
+        "--equalize/--no-equalize",
+        default=True,
+        show_default=True,
+        help="Let the weights of two layers make channels between them alike, where some are far smaller than others.",
     ),
     click.option(
         "--smooth",

@@ -30,6 +30,11 @@ class Choice:
     shared: tuple[Value, ...]
     own: tuple[Value, ...]
 
+    def among(self, images: Mapping[Value, Value]) -> Choice:
+        """The same of a graph of the same structure, where these are what the values are in that."""
+        nodes = frozenset(images[n.outputs[0]].node for n in self.contractions)
+        return Choice(nodes, tuple(images[v] for v in self.shared), tuple(images[v] for v in self.own))
+
 
 def choose(graph: Graph, known: Mapping[Value, str], exclude: Sequence[str] = ()) -> Choice:
     """What to quantize in a prepared graph.  known: values whose range is known, and their names.

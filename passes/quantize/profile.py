@@ -30,7 +30,7 @@ import numpy as np
 from ...ir.errors import QuantError
 from ...ir.files import replacing
 from ...ir.graph import Graph, Node, Value
-from ...ir.ops.registry import op_def
+from ...ir.ops.registry import OPS, op_def
 from ...ir.text import digest, value_names
 from ...ir.types import f32
 from ..layout import layout
@@ -89,15 +89,19 @@ def _operands(node: Node) -> int:
 
 
 def channel_axis(graph: Graph, v: Value) -> int | None:
-    """The axis of a value's channels: 1 for a convolution's operand or result, the last for a matmul's, where its size is known.
+    """The axis of a value's channels, where their number is known: 1 for a convolution's operand or result, the last for a matmul's,
+    and 1 again for what pools alone read.
 
     A matmul's second operand has none.
     """
     axis = None
-    if any(n.op == "conv" and n.inputs[0] == v for n in (v.node, *graph.users[v.node])) or v.node.op == "conv":
+    readers = graph.users[v.node]
+    if v.node.op == "conv" or any(n.op == "conv" and n.inputs[0] == v for n in readers):
         axis = 1
-    elif v.node.op == "matmul" or any(n.op == "matmul" and n.inputs[0] == v for n in graph.users[v.node]):
+    elif v.node.op == "matmul" or any(n.op == "matmul" and n.inputs[0] == v for n in readers):
         axis = v.type.rank - 1
+    elif v.type.rank > 2 and any(n.op == "window" or (n.op in OPS and OPS[n.op].kind == "reduction") for n in readers):
+        axis = 1
     return axis if axis is not None and isinstance(v.shape[axis], int) else None
 
 

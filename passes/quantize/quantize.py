@@ -9,7 +9,7 @@ ordinary graph: `passes/integer.py` makes integer arithmetic of it, and it expor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -24,6 +24,7 @@ from ...ir.types import f32, i32, u8
 from ..values import scalar, swapped, use_counts
 from .bias import expected_shift
 from .choose import EXACT, Choice, choose, contractions
+from .equalize import equalized, equalizing
 from .profile import Profile, prepared
 from .ranges import DEFAULT
 from .smooth import NORMS, smoothed, smoothing
@@ -36,15 +37,20 @@ LARGEST_BIAS = 1 << 24  # of a quantized bias: f32 holds every whole number up t
 class Quantization:
     """A prepared graph beside what quantization made of it.
 
-    grids: values that are stored as bytes -> scale and zero point; factors: results of norms -> what `smooth.py` divides each channel
-    by; images: values of `before` that anything reads -> what they are in `after`, ahead of being quantized themselves.
+    source: as it was given; before: the same, its channels equalized if that was wanted; names: of the values of `before`, as profiles
+    have them.  grids: values that are stored as bytes -> scale and zero point; factors: results of norms -> what `smooth.py` divides
+    each channel by; divided: values of which `before` has parts (`equalize.py`); images: values of `before` that anything reads -> what
+    they are in `after`, ahead of being quantized themselves.
     """
 
+    source: Graph
     before: Graph
     after: Graph
+    names: Mapping[Value, str]
     choice: Choice
     grids: Mapping[Value, tuple[float, int]]
     factors: Mapping[Value, np.ndarray]
+    divided: Collection[Value]
     images: Mapping[Value, Value]
 
 
@@ -60,6 +66,7 @@ def quantization(
     method: str = DEFAULT,
     weights: str = "max",
     correct_bias: bool = True,
+    equalize: bool = True,
     smooth: float | None = None,
     exclude: Sequence[str] = (),
     **options: Any,
@@ -68,17 +75,30 @@ def quantization(
 
     method: how ranges follow from the profile ("percentile", "minmax", "entropy", "mse"; `ranges.py`), with its options;
     weights: "max" or "mse"; correct_bias: whether biases make up for what the rounding of weights shifts means by (`bias.py`);
-    smooth: the strength of `smooth.py`, from 0 to 1, or None for none of it; exclude: ops, places or values whose contraction stays in
-    floats (`choose.choose`).  Raises QuantError for a profile of another graph, for weights and ranges that cannot be used, and where
-    nothing can be quantized.
+    equalize: whether factors in the weights around a value even out its channels, where that is worth it (`equalize.py`); smooth: the
+    strength of `smooth.py`, from 0 to 1, or None for none of it; exclude: ops, places or values whose contraction stays in floats
+    (`choose.choose`).  Raises QuantError for a profile of another graph, for weights and ranges that cannot be used, and where nothing
+    can be quantized.
     """
-    graph = prepared(graph)
+    source = graph = prepared(graph)
     profile.check(graph)
-    known = {v: name for v, name in value_names(graph).items() if name in profile.values}
+    names = value_names(graph)
+    known = {v: name for v, name in names.items() if name in profile.values}
     choice = choose(graph, known, exclude)
     if not choice.contractions:
         raise QuantError("nothing can be quantized: no conv or matmul by constant f32 weights is left that the profile knows")
     ranges = {v: profile.range(known[v], method, **options) for v in (*choice.shared, *choice.own)}
+    means = {v: np.array(mean) for v, name in known.items() if correct_bias and (mean := profile.values[name].channel_mean)}
+    divided = equalizing(graph, choice.contractions, ranges, lambda v: profile.values.get(known.get(v, ""))) if equalize else {}
+    if divided:
+        graph, moved = equalized(graph, divided)
+        for v, d in divided.items():
+            if v in ranges:
+                ranges[v] = d.range(ranges[v], np.array(profile.values[known[v]].channel_max))
+            if v in means:
+                means[v] = means[v] / d.factors
+        choice, names, known = choice.among(moved), _of(moved, names), _of(moved, known)
+        ranges, means, divided = _of(moved, ranges), _of(moved, means), _of(moved, divided)
     factors: dict[Value, np.ndarray] = {}
     if smooth is not None:
         if not isinstance(smooth, Real) or not 0 <= smooth <= 1:
@@ -88,10 +108,9 @@ def quantization(
             most = float((np.array(profile.values[known[v]].channel_max) / s).max())
             ranges[v] = (-most, most)
     grids = {v: grid(*r) for v, r in _joined(choice, ranges).items()}
-    means = {v: profile.values[name].channel_mean for v, name in known.items()} if correct_bias else {}
     images: dict[Value, Value] = {}
     after = _rewritten(graph, choice, grids, factors, means, weights, images)
-    return Quantization(graph, after, choice, grids, factors, images)
+    return Quantization(source, graph, after, names, choice, grids, factors, divided, images)
 
 
 def quantize_weights(graph: Graph, *, weights: str = "max", exclude: Sequence[str] = ()) -> Graph:
@@ -109,6 +128,11 @@ def grid(low: float, high: float) -> tuple[float, int]:
     if scale < 2.0**-60:  # nothing but zeros, or as good as
         return 1.0, 0
     return scale, int(np.clip(np.rint(-low / scale), 0, u8.max))
+
+
+def _of(images: Mapping[Value, Value], facts: Mapping[Value, Any]) -> dict[Value, Any]:
+    """Facts of values as those of what these became."""
+    return {images[v]: fact for v, fact in facts.items() if v in images}
 
 
 def _joined(choice: Choice, ranges: Mapping[Value, tuple[float, float]]) -> dict[Value, tuple[float, float]]:
@@ -144,7 +168,7 @@ def _rewritten(
     choice: Choice,
     grids: Mapping[Value, tuple[float, int]],
     factors: Mapping[Value, np.ndarray],
-    means: Mapping[Value, tuple[float, ...]],
+    means: Mapping[Value, np.ndarray],
     method: str,
     images: dict[Value, Value],
 ) -> Graph:
@@ -193,7 +217,7 @@ def _rewritten(
             raise QuantError(f"{node.op}{' at ' + node.loc if node.loc else ''}: {e}") from None
         narrow = dequantized(quantized, channel, w)
         result = Node(node.op, (x, narrow), node.attrs, node.types, node.loc)
-        mean = np.array(means.get(node.inputs[0], ()))
+        mean = means.get(node.inputs[0], np.zeros(0))
         shift = expected_shift(node, array, quantized, mean / factors.get(node.inputs[0], 1.0)) if mean.size else 0.0
         products[result] = (node, step * quantized.scales, shift)
         return result.outputs[0]

@@ -66,7 +66,7 @@ def nearness(graph: Graph, data: list[dict[str, np.ndarray]]) -> Callable[[dict[
 @pytest.mark.parametrize("worst", [1, 2, 3])
 def test_the_layer_that_reads_an_outlier_adds_most_error(worst: int) -> None:
     graph = network(worst)
-    report = debug_quant(graph, octavo.calibrate(graph, samples()), samples(seed=5), seconds=0)
+    report = debug_quant(graph, octavo.calibrate(graph, samples()), samples(seed=5), seconds=0, equalize=False)
     first = report.layers[0]
     assert first.loc == f"layer{worst}"
     assert first.number == worst
@@ -76,7 +76,7 @@ def test_the_layer_that_reads_an_outlier_adds_most_error(worst: int) -> None:
 
 
 def test_later_layers_inherit_its_error(model: tuple[Graph, Profile]) -> None:
-    report = debug_quant(*model, samples(seed=5), seconds=0)
+    report = debug_quant(*model, samples(seed=5), seconds=0, equalize=False)
     first, worst, third, fourth = sorted(report.layers, key=lambda x: x.number)
     assert first.inherited == 0
     assert worst.inherited < 0.1 * worst.added
@@ -124,11 +124,28 @@ def test_clipped_elements_are_those_beyond_the_levels() -> None:
 
 def test_the_metric_gains_most_from_the_worst_layer_in_floats(model: tuple[Graph, Profile]) -> None:
     data = samples(seed=5)
-    report = debug_quant(*model, data, metric=nearness(model[0], data), seconds=0)
+    report = debug_quant(*model, data, metric=nearness(model[0], data), seconds=0, equalize=False)
     gains = [x.gain or 0 for x in report.layers]
     assert report.metric_f32 == 0
     assert max(gains) == gains[0] > 0
     assert gains[0] == pytest.approx(-(report.metric_int8 or 0), rel=0.1)
+
+
+def test_an_outlier_that_equalization_takes_care_of_does_no_harm(model: tuple[Graph, Profile]) -> None:
+    data = samples(seed=5)
+    equal, unequal = (debug_quant(*model, data, seconds=0, equalize=e) for e in (True, False))
+    assert equal.outputs["y"] > unequal.outputs["y"] + 10
+    assert [x.value for x in sorted(equal.layers, key=lambda x: x.number)] == [
+        x.value for x in sorted(unequal.layers, key=lambda x: x.number)
+    ]
+    assert {x.loc for x in equal.layers if x.used is None} == {"layer1"}
+
+
+def test_the_metric_of_equalized_layers_is_that_of_the_model(model: tuple[Graph, Profile]) -> None:
+    data = samples(seed=5)
+    report = debug_quant(*model, data, metric=nearness(model[0], data), top=1, seconds=0)
+    assert report.metric_f32 == 0
+    assert report.layers[0].gain is not None
 
 
 def test_the_metric_is_tried_on_the_first_layers_only(model: tuple[Graph, Profile]) -> None:

@@ -22,7 +22,7 @@ from octavo.ir.ops.registry import apply
 from octavo.ir.text import parse
 from octavo.ir.types import parse_type
 from octavo.passes.pipeline import optimize
-from octavo.tests.passes.quantize.networks import images, residual_network, rows, transformer
+from octavo.tests.passes.quantize.networks import images, residual_network, rows, separable_network, transformer
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,12 @@ def test_onnxruntime_runs_the_export_of_a_transformer_alike() -> None:
     graph = transformer()
     quantized = octavo.quantize(graph, octavo.calibrate(graph, rows(4)))
     assert quanta_apart(quantized, rows(1, seed=9)[0]) < ONE_QUANTUM
+
+
+def test_onnxruntime_runs_the_export_of_equalized_channels_alike() -> None:
+    graph = separable_network(4)
+    quantized = octavo.quantize(graph, octavo.calibrate(graph, images(4)), equalize=True)
+    assert quanta_apart(quantized, images(1, seed=9)[0]) < ONE_QUANTUM
 
 
 def test_the_export_is_qdq_with_bytes_for_weights() -> None:
@@ -124,6 +130,22 @@ def test_the_command_writes_a_model_that_computes_the_same(model: Path, profile:
     (feed,) = images(1, seed=9)
     expected = octavo.compile(octavo.quantize(model, profile, **options)).run(None, feed)[0]  # type: ignore[arg-type]
     np.testing.assert_array_equal(octavo.compile(output).run(None, feed)[0], expected)
+
+
+@pytest.mark.parametrize(("options", "equalize"), [((), True), (("--no-equalize",), False)])
+def test_the_command_equalizes_channels_unless_told_not_to(options: tuple[str, ...], equalize: bool, tmp_path: Path) -> None:
+    path, profile, output = tmp_path / "model.onnx", tmp_path / "model.qprof", tmp_path / "int8.onnx"
+    path.write_bytes(export_model(separable_network(4)).SerializeToString())
+    octavo.calibrate(path, images(2)).save(profile)
+    result = run("quantize", path, profile, "-o", output, "--no-time", *options)
+    assert result.exit_code == 0, result.output
+    (feed,) = images(1, seed=9)
+    found, same, other = (
+        octavo.compile(m).run(None, feed)[0]
+        for m in (output, *(octavo.quantize(path, profile, equalize=e) for e in (equalize, not equalize)))
+    )
+    np.testing.assert_array_equal(found, same)
+    assert (found != other).any()
 
 
 def test_the_command_leaves_out_what_it_is_told(model: Path, profile: Path, tmp_path: Path) -> None:

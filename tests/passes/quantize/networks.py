@@ -41,6 +41,24 @@ def residual_network() -> Graph:
     return Graph("residual", (x,), (b.linear(pooled, 5, loc="head"),))
 
 
+def separable_network(spread: int) -> Graph:
+    """Depthwise and pointwise convolutions, whose channels differ by factors up to 4**spread that the next weights make up for."""
+    b = Builder(3)
+    x = input_value("x", parse_type("f32[n,3,16,16]"))
+    v, factors = x, np.ones(3)
+    for channels, kernel, groups in ((16, 3, 1), *((16, 3, 16), (16, 1, 1)) * 3, (4, 1, 1)):
+        add = b.conv(v, channels, kernel, groups=groups).node
+        conv = add.inputs[0].node
+        after = np.exp2(b.rng.integers(-spread, spread + 1, channels)) if channels == 16 else np.ones(channels)
+        before = factors.reshape(-1, 1) if groups > 1 else factors
+        w = conv.inputs[1].array / before[..., None, None] * after.reshape(-1, 1, 1, 1)
+        offset = add.inputs[1].array * after.reshape(-1, 1, 1)
+        product = apply("conv", v, const_value(w.astype(np.float32)), **conv.attrs)
+        v = apply("add", product, const_value(offset.astype(np.float32)))
+        v, factors = (apply("relu", v) if channels == 16 else v), after
+    return Graph("separable", (x,), (v,))
+
+
 def transformer() -> Graph:
     """Two residual blocks of a layer norm and two matmuls."""
     b = Builder(1)

@@ -13,7 +13,7 @@ from octavo.ir.text import parse, value_names
 from octavo.passes.quantize.errors import layers, measuring
 from octavo.passes.quantize.quantize import Quantization, quantization, quantize
 
-from .networks import images, residual_network, rows, transformer
+from .networks import images, residual_network, rows, separable_network, transformer
 
 
 def quantized(graph: Graph, data: list[dict[str, np.ndarray]], **options: object) -> Quantization:
@@ -61,14 +61,21 @@ def test_a_layer_alone_is_what_it_is_where_all_others_are_floats(smooth: float |
     graph, data = transformer(), rows(1)
     profile = octavo.calibrate(graph, data)
     q = quantization(graph, profile, smooth=smooth)
-    names = value_names(q.before)
     contractions = [x.contraction for x in layers(q)]
     for k, (x, (_, _, alone)) in enumerate(zip(layers(q), measured(q, data[0]), strict=True)):
-        others = [names[n.outputs[0]] for n in contractions if n is not x.contraction]
+        others = [q.names[n.outputs[0]] for n in contractions if n is not x.contraction]
         only = quantization(graph, profile, smooth=smooth, exclude=others)
         (a,) = values(q.before, [x.result], data[0])
         (b,) = values(only.after, [only.images[layers(only)[0].result]], data[0])
         assert alone == pytest.approx(power(b - a)), k
+
+
+def test_errors_of_equalized_channels_are_those_of_what_is_computed() -> None:
+    data = images(1)
+    q = quantized(separable_network(4), data, equalize=True)
+    assert q.divided
+    assert all(total < signal / 1000 for signal, total, _ in measured(q, data[0]))
+    assert {q.names[n.outputs[0]] for n in q.choice.contractions} < set(value_names(q.source).values())
 
 
 def test_the_first_layer_inherits_nothing_and_the_next_does() -> None:
