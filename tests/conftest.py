@@ -6,13 +6,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from octavo.backends import target
-from octavo.backends.runtime import native
 from octavo.tests.backends import amx as amx_here
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write what tests compute into their golden files")
+    parser.addoption("--amx", action="store_true", help="all tests of levels include that of AMX, emulated where need be: slow")
+
+
+@pytest.hookimpl(trylast=True)  # faulthandler answers SIGILL too
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--amx"):
+        if reason := amx_here.missing():
+            raise pytest.UsageError(f"--amx {reason}")
+        amx_here.enable(pytest.MonkeyPatch())
 
 
 @pytest.fixture
@@ -37,12 +44,7 @@ def amx(monkeypatch: pytest.MonkeyPatch) -> Iterator[amx_here.Emulator | None]:
     """This process runs code for AMX; the emulator of it where the processor has none."""
     if reason := amx_here.missing():
         pytest.skip(reason)
-    features = target.host_features()
-    if features >= amx_here.FEATURES:
-        yield None
-        return
-    emulator = amx_here.emulator()
-    for module in (target, native):
-        monkeypatch.setattr(module, "host_features", lambda: features | amx_here.FEATURES)
+    emulator = amx_here.enable(monkeypatch)
     yield emulator
-    emulator.check()
+    if emulator:
+        emulator.check()

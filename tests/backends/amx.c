@@ -170,6 +170,9 @@ static void on_illegal(int number, siginfo_t *info, void *context) {
 }
 
 int amx_install(void) {
+    struct sigaction now;
+    if (sigaction(SIGILL, NULL, &now)) return -1;
+    if (now.sa_flags & SA_SIGINFO && now.sa_sigaction == on_illegal) return 0;
     struct sigaction action = {.sa_sigaction = on_illegal, .sa_flags = SA_SIGINFO | SA_NODEFER};
     sigemptyset(&action.sa_mask);
     return sigaction(SIGILL, &action, &before);

@@ -5,6 +5,7 @@ processor that has it, byte for byte.
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import functools
 import shutil
 import subprocess
@@ -12,10 +13,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from octavo.backends.target import TARGETS, host_features
+import pytest
+from octavo.backends import target
+from octavo.backends.runtime import native
 
 LEVEL = "x86-64-v4-amx"
 FEATURES = frozenset({"amx-tile", "amx-int8"})
+HERE = target.host_features()  # of the processor
+runnable = target.runnable  # by these
 
 
 class Emulator:
@@ -25,7 +30,6 @@ class Emulator:
         self._library = library
         library.amx_problem.restype = ctypes.c_char_p
         library.amx_products.restype = ctypes.c_long
-        self.install()
 
     def install(self) -> None:
         """Answer SIGILL from now on."""
@@ -44,17 +48,35 @@ class Emulator:
         assert self._library.amx_in_use() == 0, "a thread kept its tiles"
 
 
+def enable(patch: pytest.MonkeyPatch) -> Emulator | None:
+    """Have this process run code for AMX, but not as what is native here; None where the processor does so by itself."""
+    if HERE >= FEATURES:
+        return None
+    *others, best = (t for t in runnable() if t.name != LEVEL)
+    patch.setattr(target, "runnable", lambda: [*others, target.TARGETS[LEVEL], best])
+    patch.setattr(native, "host_features", lambda: HERE | FEATURES)
+    found, disable = emulator(), faulthandler.disable
+
+    def disable_and_install() -> None:
+        disable()
+        found.install()  # children that isolate a crash disable it, which takes all handlers off
+
+    patch.setattr(faulthandler, "disable", disable_and_install)
+    found.install()
+    return found
+
+
 def missing() -> str:
     """Why code for AMX cannot run here, natively or emulated; empty if it can."""
-    lacking = set(TARGETS[LEVEL].requires) - FEATURES - host_features()
+    lacking = set(target.TARGETS[LEVEL].requires) - FEATURES - HERE
     if not sys.platform.startswith("linux") or lacking:
         return f"needs an x86-64 Linux with {', '.join(sorted(lacking)) or 'the rest of its level'}"
-    return "" if shutil.which("cc") or host_features() >= FEATURES else "needs AMX, or a C compiler (cc) to build an emulator of it"
+    return "" if shutil.which("cc") or HERE >= FEATURES else "needs AMX, or a C compiler (cc) to build an emulator of it"
 
 
 @functools.cache
 def emulator() -> Emulator:
-    """Installed once; there must be none of AMX."""
+    """Built once."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "amx.so")
         source = Path(__file__).with_suffix(".c")

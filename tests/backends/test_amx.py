@@ -12,8 +12,7 @@ from octavo.backends.cpu.build import compile_module
 from octavo.backends.runtime.features import probes_of
 from octavo.backends.runtime.native import link_in_process
 from octavo.backends.target import find_target
-
-from .amx import LEVEL, Emulator
+from octavo.tests.backends.amx import LEVEL, Emulator, runnable
 
 TARGET = find_target(LEVEL)
 HAS = dict.fromkeys(TARGET.requires, True)
@@ -25,6 +24,7 @@ def test_it_is_native_where_the_system_permits_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(llvm, "get_host_cpu_features", lambda: HAS | dict.fromkeys(find_target("x86-64-v3").requires, True))
     monkeypatch.setattr(targets, "permitted", lambda component: permitted)
     monkeypatch.setattr(targets, "host_features", targets.host_features.__wrapped__)
+    monkeypatch.setattr(targets, "runnable", runnable)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         name = find_target("native").name

@@ -127,12 +127,7 @@ def test_threads_have_tiles_of_their_own(amx: Emulator | None):
 
 @pytest.mark.parametrize("name", ["padded", "to_bytes_any_rows", "pointwise", "strided", "first_layer"])
 def test_no_byte_outside_is_touched(name: str, amx: Emulator | None):
-    def run(name: str) -> str:
-        if amx:
-            amx.install()  # a child of that kind begins without handlers
-        return compare(octavo.compile(CASES[name], target=LEVEL, threads=1), [feed(CASES[name])])
-
-    survives(run, [name])
+    survives(lambda name: compare(octavo.compile(CASES[name], target=LEVEL, threads=1), [feed(CASES[name])]), [name])
 
 
 @pytest.mark.parametrize("schedule", [Schedule(*tile) for tile in TILES] + [Schedule(12, 2)], ids=str)
