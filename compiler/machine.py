@@ -18,7 +18,7 @@ _ISA = [
     "avx_vnni",
     "avx512_bf16",
     "avx512_fp16",
-    "amx_tile",
+    "amx_int8",
     "asimd",
     "asimddp",
     "sve",

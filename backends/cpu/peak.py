@@ -15,18 +15,26 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from ...ir.types import i32
+from ...ir.loops import MatrixDot, Names, Var
+from ...ir.types import i32, i64
 from ..instructions import Instructions, Val
+from ..lower.matrices import SIDE, matrix_tile
 from ..runtime.executable import aligned
 from ..runtime.native import link_in_process
 from ..target import Target
 from .build import compile_module
+from .kernel import KernelEmitter
 
 STEPS = 100_000  # of the multiply-add loop: a few tenths of a millisecond
 ACCUMULATORS = 8  # of the reading loop
 BUFFER_BYTES = 256 << 20  # of each thread; a cache shared by a whole processor may hold that, the cores' own do not
 WRITERS = {"copy": 1, "add": 2}  # loops that write, and how many arrays they read
 STORES = {"_through": "", "_past": ", !nontemporal !0"}  # ways to store: through the caches or past them
+
+_MATRICES = matrix_tile(Names(), 2 * SIDE, 2, SIDE)
+_PRODUCTS = [
+    MatrixDot(m, a, b) for row, a in zip(_MATRICES.sums, _MATRICES.a, strict=True) for m, b in zip(row, _MATRICES.b, strict=True)
+]
 
 Loop = Callable[[int, int], None]  # (address, count)
 
@@ -38,8 +46,10 @@ class Peaks:
         lanes = target.lanes(32)
         chains = 24 if target.registers >= 32 else 12
         self._flops = 2 * chains * lanes * STEPS
+        self._dots = 8 * SIDE**3 * len(_PRODUCTS) * STEPS if target.matrices else 4 * self._flops
         self.block = lanes * ACCUMULATORS
-        texts = {"multiply": _fma_loop(lanes, chains), "dot": _dot_loop(target, lanes, chains), "read": _read_loop(lanes)}
+        dot = _matrix_loop(target) if target.matrices else _dot_loop(target, lanes, chains)
+        texts = {"multiply": _fma_loop(lanes, chains), "dot": dot, "read": _read_loop(lanes)}
         texts.update({f"{name}{way}": _write_loop(f"{name}{way}", lanes, n, way) for name, n in WRITERS.items() for way in STORES})
         self.loops, self._owner = _loops(texts, target)
         self._results = [np.zeros(lanes * chains, np.float32) for _ in range(threads)]
@@ -47,15 +57,15 @@ class Peaks:
 
     def flops(self, repeats: int = 10) -> float:
         """Multiply-adds in GFLOP/s (two operations each): independent chains in registers, best of `repeats`."""
-        return self._rate("multiply", 1, repeats)
+        return self._rate("multiply", self._flops, repeats)
 
     def dots(self, repeats: int = 10) -> float:
         """The same of u8 and i8 that are summed in i32, in GOP/s."""
-        return self._rate("dot", 4, repeats)
+        return self._rate("dot", self._dots, repeats)
 
-    def _rate(self, loop: str, products: int, repeats: int) -> float:
+    def _rate(self, loop: str, operations: int, repeats: int) -> float:
         calls = [(r.ctypes.data, STEPS) for r in self._results]
-        return self._threads * self._flops * products / min(self._seconds(self.loops[loop], calls) for _ in range(repeats)) / 1e9
+        return self._threads * operations / min(self._seconds(self.loops[loop], calls) for _ in range(repeats)) / 1e9
 
     def bandwidth(self, nbytes: int = BUFFER_BYTES, repeats: int = 5) -> float:
         """Bytes read from memory in GB/s: sums over a buffer for each thread, best of `repeats`."""
@@ -136,6 +146,15 @@ def _dot_loop(target: Target, lanes: int, chains: int) -> str:
         code.put(f"%s{k} = add {t} {total.text}, zeroinitializer")
         after += [f"  %q{k} = getelementptr {t}, ptr %p, i64 {k}", f"  store {t} %s{k}, ptr %q{k}, align 4"]
     return _loop("octavo_dot", phis, code.lines, after, "\n".join(sorted(code.declarations)))
+
+
+def _matrix_loop(target: Target) -> str:
+    code = KernelEmitter(target)
+    code.matrices.begin(_MATRICES.registers)
+    code.counted_loop(Var("i"), Val("0", i64), Val("%n", i64), _PRODUCTS)
+    code.matrices.end()
+    lines = ["define void @octavo_dot(ptr %p, i64 %n) {", "entry:", *code.lines, "  ret void", "}", *sorted(code.declarations), ""]
+    return "\n".join(lines)
 
 
 def _read_loop(lanes: int) -> str:

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import warnings
+from dataclasses import replace
+from pathlib import Path
 
 import llvmlite.binding as llvm
+import numpy as np
+import octavo
 import pytest
+from octavo import ops
 from octavo.backends import target as targets
+from octavo.backends.cpu import peak
 from octavo.backends.cpu.build import compile_module
+from octavo.backends.cpu.peak import Peaks
+from octavo.backends.runtime.abi import abi_ir
 from octavo.backends.runtime.features import probes_of
 from octavo.backends.runtime.native import link_in_process
 from octavo.backends.target import find_target
-from octavo.tests.backends.amx import LEVEL, Emulator, runnable
+from octavo.compiler.artifact import save
+from octavo.compiler.driver import compile_native
+from octavo.ir.errors import ArtifactError
+from octavo.ir.graph import Graph, const_value, input_value
+from octavo.tests.backends.amx import FEATURES, HERE, LEVEL, Emulator, runnable
+
+from .handmade import affine
 
 TARGET = find_target(LEVEL)
 HAS = dict.fromkeys(TARGET.requires, True)
@@ -34,9 +49,37 @@ def test_it_is_native_where_the_system_permits_it(monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_artifact_asks_for_the_tiles():
+    """ARCH_REQ_XCOMP_PERM of XTILEDATA, where all else fits."""
     probes = probes_of("x86_64", TARGET.requires)
     assert {p.permission for p in probes} == {0, 18}
     assert all(p.state == 0x60000 for p in probes if p.permission)
+    program = affine("model")
+    (variant,) = program.variants
+    asking, other = (
+        abi_ir(replace(program, variants=[replace(variant, features=t.requires)])) for t in (TARGET, find_target("x86-64-v3"))
+    )
+    question = "@syscall(i64 158, i64 4131, i64 18)"
+    assert asking.count(question) == 1
+    assert question not in other
+
+
+@pytest.mark.skipif(HERE >= FEATURES, reason="this processor has AMX")
+def test_an_artifact_runs_the_level_below_elsewhere(tmp_path: Path):
+    x = input_value("x", octavo.spec("u8", (48, 64)))
+    graph = Graph("g", (x,), (ops.matmul(x, const_value(np.eye(64, dtype=np.int8))),))
+    save(compile_native(graph, target=(LEVEL, "x86-64-v3")).native, tmp_path / "two.octavo")
+    given = np.arange(48 * 64, dtype=np.uint8).reshape(48, 64)
+    np.testing.assert_array_equal(octavo.load(tmp_path / "two.octavo")(given), given)
+    save(compile_native(graph, target=LEVEL).native, tmp_path / "one.octavo")
+    with pytest.raises(ArtifactError, match=r"needs a processor with .*amx-int8.* --target"):
+        octavo.load(tmp_path / "one.octavo")
+
+
+def test_its_peak_is_of_its_products(amx: Emulator | None, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(peak, "STEPS", 3)
+    before = amx.products if amx else 0
+    assert 0 < Peaks(TARGET).dots(repeats=2) < math.inf
+    assert amx is None or amx.products - before == 2 * 3 * 4
 
 
 INTRINSICS = """
