@@ -10,15 +10,17 @@ import octavo
 import pytest
 from octavo import ops
 from octavo.backends.cpu.kernel import emit_kernel
+from octavo.backends.lower.contraction import contraction_of
 from octavo.backends.lower.legalize import legalize
 from octavo.backends.lower.lower import lower
 from octavo.backends.lower.matrices import TILES
-from octavo.backends.lower.schedule import Schedule, candidates, signature
+from octavo.backends.lower.schedule import Schedule, candidates, signature, with_schedule
 from octavo.backends.runtime.native import load_native
 from octavo.backends.target import find_target, optimized
 from octavo.benchmarks.zoo import build, feeds
 from octavo.compiler import driver
 from octavo.ir.graph import Graph, const_value, input_value
+from octavo.ir.loops import to_text
 from octavo.ir.types import f32, i8, u8
 from octavo.passes.fuse import fuse
 from octavo.tests.backends.amx import LEVEL, Emulator
@@ -141,6 +143,18 @@ def test_every_schedule_gives_the_same_bytes(schedule: Schedule, amx: Emulator |
     built = driver.from_optimized(graph, graph, [TARGET], lambda *_: None)
     np.testing.assert_array_equal(load_native(built.native, threads=1).run([x])[0], expected)
     assert amx is None or (amx.products > before) == (schedule.rows > 12)
+
+
+@pytest.mark.parametrize("name", ["to_bytes", "strided"])
+def test_tuning_can_choose_vectors_instead(name: str):
+    """And the reverse: what `compiler/tune.py` measures beside the first guess."""
+    kernels = [n.attrs["body"] for n in fuse(legalize(CASES[name], TARGET)).nodes if n.op == "kernel"]
+    (body,) = (b for b in kernels if b.name == "contract")
+    for start in (body, with_schedule(body, Schedule(12, 2), TARGET)):
+        found = {
+            s: "matrices" in to_text(lower(with_schedule(start, s, TARGET), TARGET)) for s in candidates(contraction_of(body), TARGET)
+        }
+        assert {(s.rows, s.vectors) for s, matrices in found.items() if matrices} == set(TILES)
 
 
 def test_a_quantized_network(amx: Emulator | None):
