@@ -121,3 +121,47 @@ def test_its_emulator_refuses_what_a_processor_does(code: str, first_row: int, p
         amx.check()
     amx.check()
     del owner
+
+
+PRODUCT = """
+declare void @llvm.x86.ldtilecfg(ptr)
+declare void @llvm.x86.sttilecfg(ptr)
+declare void @llvm.x86.tilerelease()
+declare void @llvm.x86.tileloadd64(i8 immarg, ptr, i64)
+declare void @llvm.x86.tileloaddt164(i8 immarg, ptr, i64)
+declare void @llvm.x86.tilestored64(i8 immarg, ptr, i64)
+declare void @llvm.x86.NAME(i8 immarg, i8 immarg, i8 immarg)
+define void @product(ptr %shapes, ptr %sums, ptr %a, ptr %b, ptr %back) {
+  call void @llvm.x86.ldtilecfg(ptr %shapes)
+  call void @llvm.x86.tileloadd64(i8 7, ptr %sums, i64 20)
+  call void @llvm.x86.tileloadd64(i8 3, ptr %a, i64 12)
+  call void @llvm.x86.tileloaddt164(i8 5, ptr %b, i64 20)
+  call void @llvm.x86.NAME(i8 7, i8 3, i8 5)
+  call void @llvm.x86.tilestored64(i8 7, ptr %sums, i64 20)
+  call void @llvm.x86.sttilecfg(ptr %back)
+  call void @llvm.x86.tilerelease()
+  ret void
+}
+"""
+
+
+@pytest.mark.parametrize("name", ["tdpbssd", "tdpbsud", "tdpbusd", "tdpbuud"])
+def test_products_of_either_sign(name: str, amx: Emulator | None):
+    """Sums of 7 x 5, of 3 words each: natively this tests the test."""
+    shapes = np.zeros(64, np.uint8)
+    shapes[0] = 1
+    for tile, (rows, words) in {7: (7, 5), 3: (7, 3), 5: (3, 5)}.items():
+        shapes[16 + 2 * tile], shapes[48 + tile] = 4 * words, rows
+    rng = np.random.default_rng(1)
+    a, b = (rng.choice([0, 1, 127, 128, 255], shape).astype(np.uint8) for shape in ((7, 12), (3, 20)))
+    old = rng.integers(-(1 << 31), 1 << 31, (7, 5)).astype(np.int32)
+    sums, back = old.copy(), np.full(64, 77, np.uint8)
+    address, owner = link_in_process([compile_module(PRODUCT.replace("NAME", name), TARGET)], ["product"])
+    arrays = (shapes, sums, a, b, back)
+    ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 5)(address)(*(x.ctypes.data for x in arrays))
+    signs = [np.int8 if sign == "s" else np.uint8 for sign in name[4:6]]
+    left, right = a.view(signs[0]).astype(np.int64), b.view(signs[1]).astype(np.int64)
+    expected = old + left @ right.reshape(3, 5, 4).swapaxes(1, 2).reshape(12, 5)
+    np.testing.assert_array_equal(sums, expected.astype(np.int32))
+    np.testing.assert_array_equal(back, shapes)
+    del owner
