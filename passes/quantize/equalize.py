@@ -30,7 +30,7 @@ import numpy as np
 
 from ...ir.graph import Graph, Node, Value, const_value, rewrite
 from ...ir.types import f32, u8
-from .profile import BINS, Stats
+from .profile import BINS, Stats, channel_axis
 from .weights import LARGEST
 
 Range = tuple[float, float]
@@ -55,9 +55,9 @@ class Divided:
     factors: np.ndarray
 
     def range(self, whole: Range, largest: np.ndarray) -> Range:
-        """The range of the divided value, which cuts off nothing that the range of the whole value does not.
+        """The range of the divided value, which cuts off nothing of what was seen that the range of the whole value does not.
 
-        largest: the magnitudes that its channels had.
+        largest: the magnitudes that its channels were seen to have.
         """
         return float((np.maximum(whole[0], -largest) / self.factors).min()), float((np.minimum(whole[1], largest) / self.factors).max())
 
@@ -78,7 +78,8 @@ def equalizing(
     for node in graph.nodes:
         axes, readers = _between(graph, node, roots)
         readers = [r for r in readers if r in chosen]
-        seen = {v: s for v in axes if v in ranges and (s := stats(v)) is not None and s.channel_max}
+        stored = {v: stats(v) for v in axes if v in ranges and channel_axis(graph, v) == axes[v]}
+        seen = {v: s for v, s in stored.items() if s is not None and s.channel_max}
         if not readers or any(v in ranges and v not in seen for v in axes):
             continue
         factors = _factors([_Reader.of(r, ranges[r.inputs[0]], seen[r.inputs[0]]) for r in readers])

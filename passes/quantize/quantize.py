@@ -92,11 +92,10 @@ def quantization(
     divided = equalizing(graph, choice.contractions, ranges, lambda v: profile.values.get(known.get(v, ""))) if equalize else {}
     if divided:
         graph, moved = equalized(graph, divided)
-        for v, d in divided.items():
-            if v in ranges:
-                ranges[v] = d.range(ranges[v], np.array(profile.values[known[v]].channel_max))
+        for v in divided.keys() & ranges.keys():  # of these the profile has the same channels
+            ranges[v] = divided[v].range(ranges[v], np.array(profile.values[known[v]].channel_max))
             if v in means:
-                means[v] = means[v] / d.factors
+                means[v] = means[v] / divided[v].factors
         choice, names, known = choice.among(moved), _of(moved, names), _of(moved, known)
         ranges, means, divided = _of(moved, ranges), _of(moved, means), _of(moved, divided)
     factors: dict[Value, np.ndarray] = {}

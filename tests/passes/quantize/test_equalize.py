@@ -15,8 +15,8 @@ from octavo.ir.text import to_text
 from octavo.ir.types import parse_type
 from octavo.ir.verify import verify
 from octavo.passes.pipeline import optimize
-from octavo.passes.quantize.equalize import Divided
-from octavo.passes.quantize.profile import Profile, prepared
+from octavo.passes.quantize.equalize import Divided, equalizing
+from octavo.passes.quantize.profile import Profile, Stats, prepared
 from octavo.passes.quantize.quantize import Quantization, quantization, quantize
 
 from .networks import Builder, images, rows, separable_network
@@ -172,6 +172,20 @@ def test_nothing_is_divided_for_a_layer_that_stays_in_floats() -> None:
     graph = two_layers(lambda v: apply("relu", v), last=lambda b, y: b.conv(y, 8, loc="last"))
     assert equal_channels(graph).divided
     assert not equal_channels(graph, exclude=["last"]).divided
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize(("perm", "axes"), [((0, 1, 2, 3), (2, 3)), ((0, 2, 3, 1), (1, 2))])
+def test_maxima_of_another_axis_are_not_taken_for_those_of_channels(perm: tuple[int, ...], axes: tuple[int, ...]) -> None:
+    """What a pool reads has maxima for axis 1, which may have as many indices as there are channels."""
+    b, x = Builder(), input_value("x", parse_type("f32[n,3,8,8]"))
+    stored = apply("relu", apply("transpose", b.conv(x, 8), perm=perm))
+    pooled = apply("reduce_max", stored, axes=axes, keepdims=False)
+    graph = Graph("g", (x,), (b.linear(pooled, 5),))
+    (last,) = (n for n in graph.nodes if n.op == "matmul")
+    seen = Stats(1, 0.0, 1.0, 1, (*[0] * 1999, 1, *[0] * 48), tuple(SPREAD / 64))
+    divided = equalizing(graph, {last}, dict.fromkeys((stored, pooled), (0.0, 1.0)), lambda v: seen)
+    assert bool(divided) == (axes == (2, 3))
 
 
 @pytest.mark.usefixtures("eager")
