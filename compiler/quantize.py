@@ -12,8 +12,8 @@ from ..ir.errors import QuantError
 from ..ir.graph import Graph
 from ..passes.quantize.profile import Profile
 from ..passes.quantize.quantize import quantize as quantized
-from ..passes.quantize.quantize import quantize_weights
 from ..passes.quantize.ranges import DEFAULT
+from ..passes.quantize.weight_only import quantize_weights
 from .metric import Metric
 from .precision import choose_precision
 from .source import graph_of, profile_of
@@ -21,10 +21,12 @@ from .source import graph_of, profile_of
 
 def quantize(
     model: Any,
-    profile: Profile | str | os.PathLike[str] | None,
+    profile: Profile | str | os.PathLike[str] | None = None,
     *,
+    weight_only: str | None = None,
+    block: int | None = None,
     method: str = DEFAULT,
-    weights: str = "max",
+    weights: str | None = None,
     correct_bias: bool = True,
     equalize: bool = True,
     smooth: float | None = None,
@@ -40,11 +42,14 @@ def quantize(
 ) -> Graph:
     """A model with 8-bit weights and activations, by what calibration saw of its values.
 
-    model: anything that `octavo.compile` takes.  profile: of this model with the same dims, from `octavo.calibrate` or a file of it;
-    None makes bytes of large weights of matmuls alone, which is what bounds these where rows are few, and leaves all else as it is.
+    model: anything that `octavo.compile` takes.  profile: of this model with the same dims, from `octavo.calibrate` or a file of it.
+    weight_only: in place of a profile, "int8" or "int4": large weights of matmuls become so small, and all else stays f32.  It pays
+    where rows are few, and a matmul that is known to have more than 16 stays as it is.  int8 weights have a scale for each column,
+    int4 weights one for every `block` rows of a column: 16, 32 (the default), 64, 128 or 256, which has to divide their number.
     method: how the range of a value follows from its histogram: "percentile" (percent=99.99), "minmax", "entropy" or "mse".  The
     default leaves out what is so rare that it would cost all other values more precision than it is worth; "minmax" is for models of
-    which single large values decide.  weights: scales that reach the largest weight of a channel ("max") or err least ("mse").
+    which single large values decide.  weights: scales that reach the largest weight of a channel ("max", the default) or err least
+    ("mse", the default for int4).
     correct_bias: whether biases make up for what the rounding of weights shifts the means of results by.  equalize: whether channels
     of a value between two layers get ranges alike, by factors in the weights of both, where some are so much smaller than others that
     far less error can be expected (cross-layer equalization).  smooth: how much of what is hard to quantize in normalised values moves
@@ -64,13 +69,17 @@ def quantize(
     and what `octavo.compile` raises for a model that it cannot take.
     """
     measured: dict[str, Any] = {"time": time, "max_drop": max_drop, "metric": metric, "require_speedup": require_speedup}
+    if (profile is None) == (weight_only is None):
+        raise QuantError("quantize by a profile, which octavo.calibrate returns, or give weight_only='int8' or 'int4', not both")
     if profile is None:
         if any(x not in (None, False) for x in measured.values()):
             raise QuantError("weights alone are quantized all or not at all: time, max_drop and require_speedup need a profile")
-        return quantize_weights(graph_of(model, dims), weights=weights, exclude=exclude)
+        return quantize_weights(graph_of(model, dims), str(weight_only), block=block, weights=weights, exclude=exclude)
+    if block is not None:
+        raise QuantError("a block is for weight_only='int4'; by a profile, weights have a scale for each channel")
     options |= {
         "method": method,
-        "weights": weights,
+        "weights": weights or "max",
         "correct_bias": correct_bias,
         "equalize": equalize,
         "smooth": smooth,

@@ -23,7 +23,7 @@ from ..ir.evaluate import run_op
 from ..ir.graph import Graph, Node, Value, const_value, rewrite
 from ..ir.ops.registry import apply, op_def
 from ..ir.types import f32
-from .values import is_uniform
+from .values import is_uniform, scalar, uniform
 
 LEAST_BYTES = 64 << 10  # smaller weights lie in a near cache even when wide
 WORD = 8  # 4-bit integers of so many rows are stored together
@@ -106,7 +106,8 @@ def _in_blocks(node: Node, x: Value, w: Value) -> Value | None:
     if below.op != "dequantize" or not _stays(below):
         return None
     q, scale, zero = (v.array for v in below.inputs)
-    scale, zero = np.broadcast_to(scale, q.shape), zero if zero.size == 1 else np.broadcast_to(zero, q.shape)
+    same = uniform(below.inputs[2]) is not None
+    scale, zero = np.broadcast_to(scale, q.shape), zero.reshape(-1)[:1] if same else np.broadcast_to(zero, q.shape)
     for move in reversed(moves):
         q, scale, zero = (a if a.size == 1 else run_op(op_def(move.op), (a,), move.attrs)[0] for a in (q, scale, zero))
     rows, columns = q.shape
@@ -114,11 +115,16 @@ def _in_blocks(node: Node, x: Value, w: Value) -> Value | None:
     for a in (scale, zero):
         if a.size != 1:
             ends += (np.flatnonzero((a[1:] != a[:-1]).any(axis=1)) + 1).tolist()
-    whole = math.gcd(rows, *ends)
+    dtype, whole = below.inputs[0].dtype, math.gcd(rows, *ends)
+    if dtype.bits == 8 and whole == rows and same and not zero.any():
+        columnwise = apply(
+            "dequantize", const_value(np.ascontiguousarray(q)), const_value(scale[:1].copy()), scalar(0, dtype), loc=below.loc
+        )
+        return _scaled_after(node, x, columnwise)
     block = max((b for b in range(WORD, LONGEST + 1, WORD) if whole % b == 0), default=0)
     if not block:
         return None
-    dtype, shape = below.inputs[0].dtype, (rows // block, 1, columns)
+    shape = (rows // block, 1, columns)
     parts = [np.ascontiguousarray(a[::block]).reshape(shape) if a.size != 1 else a.reshape(()) for a in (scale, zero)]
     integers = const_value(np.ascontiguousarray(q).reshape(rows // block, block, columns), below.loc, dtype)
     narrow = apply("dequantize", integers, const_value(parts[0]), const_value(parts[1], "", dtype), loc=below.loc)

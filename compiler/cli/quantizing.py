@@ -20,7 +20,7 @@ def quantizing_options(f: F) -> F:
         *args: Any,
         method: str,
         percent: float | None,
-        weights: str,
+        weights: str | None,
         correct_bias: bool,
         equalize: bool,
         smooth: float | None,
@@ -32,12 +32,12 @@ def quantizing_options(f: F) -> F:
         options: dict[str, Any] = {} if percent is None else {"percent": percent}
         options |= {
             "method": method,
-            "weights": weights,
             "correct_bias": correct_bias,
             "equalize": equalize,
             "smooth": smooth,
             "exclude": exclude,
         }
+        options |= {} if weights is None else {"weights": weights}
         return f(*args, quantizing=options, **others)
 
     result: Any = collected
@@ -58,9 +58,7 @@ OPTIONS = (
     click.option(
         "--weights",
         type=click.Choice(("max", "mse")),
-        default="max",
-        show_default=True,
-        help="Scales that reach the largest weight of a channel, or those with the least error.",
+        help="Scales that reach the largest weight of a channel, or those with the least error. [default: max; mse for int4]",
     ),
     click.option(
         "--correct-bias/--no-correct-bias",

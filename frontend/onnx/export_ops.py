@@ -6,12 +6,13 @@ A rule gets the writer, the node and the names of its operands.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from ...ir.dims import Dim
 from ...ir.errors import UnsupportedOp
-from ...ir.graph import Graph, Node
+from ...ir.graph import Graph, Node, Value
 from ...ir.types import TensorType, bool_, f32, i32, i64
 from .files import ONNX_TYPES
 from .writer import Writer, exports
@@ -157,9 +158,26 @@ def parameter_axis(parameter: TensorType, like: TensorType) -> int | None:
     return -1 if not varying else varying[0] if len(varying) == 1 else None
 
 
+def _blocked_axis(parameters: Sequence[Value], like: TensorType) -> int | None:
+    """The one axis along which scales are shared that vary along several others: a block for ONNX; None where there is none."""
+    scale, zero = (v.type for v in parameters)
+    if scale.rank != like.rank or not (zero.shape == scale.shape or (zero.size == 1 and parameters[1].is_const)):
+        return None
+    shared = [k for k, (a, b) in enumerate(zip(scale.shape, like.shape, strict=True)) if a != b]
+    several = sum(d != 1 for d in scale.shape) > 1
+    fits = len(shared) == 1 and several and scale.shape[shared[0]] == 1 and isinstance(like.shape[shared[0]], int)
+    return shared[0] if fits else None
+
+
 @exports("quantize", "dequantize")
 def quantization(w: Writer, node: Node, x: list[str]) -> str:
     like = node.inputs[0].type
+    blocked = _blocked_axis(node.inputs[1:], like)
+    if blocked is not None:
+        zero = node.inputs[2]
+        offset = x[2] if zero.type.size != 1 else w.const(np.broadcast_to(zero.array.reshape(()), node.inputs[1].shape))
+        op = "QuantizeLinear" if node.op == "quantize" else "DequantizeLinear"
+        return w.one(op, x[0], x[1], offset, axis=blocked, block_size=like.shape[blocked])
     axes = [parameter_axis(v.type, like) for v in node.inputs[1:]]
     axis = max((a for a in axes if a is not None), default=-1)
     if None in axes or any(a not in (-1, axis) for a in axes):

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...ir.errors import ModelError, UnsupportedOp
 from ...ir.graph import Value
-from ...ir.types import f32, u8
+from ...ir.types import f32, i4, u4, u8
 from .ops_attention import heads_of, joined_heads
 from .ops_nn import conv, gemm, layer_normalization, matrix_product, rms_normalization
 from .ops_quant import aligned, check_parameters, dynamically_quantized, integer_matmul, quantized
@@ -243,23 +243,24 @@ def qlinear_concat(n: Site, y_scale: Tensor, y_zero: Tensor, *triples: Tensor) -
 def matmul_n_bits(
     n: Site, a: Tensor, b: Tensor, scales: Tensor, zeros: Operand = None, groups: Operand = None, bias: Operand = None
 ) -> Value:
-    """Weights of 4 bits in blocks along K: unpacked while importing, dequantized in the graph."""
+    """Weights of 4 bits in blocks along K: unpacked while importing, dequantized in the graph; i4 where there are no zero points."""
     bits, block, k, columns = (n.integer(name, default) for name, default in (("bits", 4), ("block_size", 32), ("K", 0), ("N", 0)))
     if bits != 4 or groups is not None:
         raise UnsupportedOp("only 4 bits without reordered groups are supported")
     packed = n.known(b, "the weights").reshape(columns, -1)
     blocks = -(-k // block)
     low_high = np.stack([packed & 15, packed >> 4], axis=-1).reshape(columns, blocks * block)
+    nibbles = low_high.reshape(columns, blocks, block)
     if zeros is None:
-        offsets = np.full((columns, blocks), 8, np.uint8)
+        q, offset = n.const((nibbles.astype(np.int8) - 8).astype(i4.np)), n.const(0, i4)
     else:
         raw = n.known(zeros, "the zero points").reshape(columns, -1)
         if raw.dtype != np.uint8:
             raise UnsupportedOp("zero points must be packed as uint8")
-        offsets = np.stack([raw & 15, raw >> 4], axis=-1).reshape(columns, -1)[:, :blocks]
-    centred = (low_high.reshape(columns, blocks, block).astype(np.int8) - offsets[:, :, None].astype(np.int8)).astype(np.int8)
-    scale = n.reshape(scales, (columns, blocks, 1))
-    w = n.apply("dequantize", n.const(centred), scale, n.const(np.int8(0)))
-    w = n.slice_axis(n.reshape(w, (columns, blocks * block)), 1, 0, k)
+        offsets = np.stack([raw & 15, raw >> 4], axis=-1).reshape(columns, -1)[:, :blocks, None]
+        q, offset = n.const(nibbles.astype(u4.np)), n.const(offsets.astype(u4.np))
+    w = n.apply("dequantize", q, n.reshape(scales, (columns, blocks, 1)), offset)
+    w = n.reshape(w, (columns, blocks * block))
+    w = w if blocks * block == k else n.slice_axis(w, 1, 0, k)
     y = matrix_product(n, a, n.transpose(w, (1, 0)))
     return n.apply("add", y, bias) if bias is not None else y

@@ -82,10 +82,28 @@ def dequantize_linear(n: Site, q: Tensor, scale: Tensor, zero: Operand = None) -
     axis = n.axis(q.rank, 1 if q.rank > 1 else 0) if scale.type.size != 1 else 0
     block = n.integer("block_size")
     check_parameters(n, scale, zero, q.dtype)
-    offset = aligned(n, zero if zero is not None else n.const(0, q.dtype), q, axis, block)
     asked = n.integer("output_dtype")
-    result = n.apply("dequantize", q, aligned(n, scale, q, axis, block), offset)
+    offset = zero if zero is not None else n.const(0, q.dtype)
+    count = q.shape[axis] if block else 0
+    if (
+        block
+        and isinstance(count, int)
+        and count % block == 0
+        and scale.shape == (*q.shape[:axis], count // block, *q.shape[axis + 1 :])
+    ):
+        result = in_blocks(n, q, scale, offset, axis, block)
+    else:
+        result = n.apply("dequantize", q, aligned(n, scale, q, axis, block), aligned(n, offset, q, axis, block))
     return n.cast(result, element_type(asked, "output_dtype")) if asked else result
+
+
+def in_blocks(n: Site, q: Tensor, scale: Tensor, zero: Tensor | Value, axis: int, block: int) -> Value:
+    """q dequantized with a scale for each whole block along an axis, the blocks an axis of their own."""
+    split = (*scale.shape[: axis + 1], block, *scale.shape[axis + 1 :])
+    one = (*scale.shape[: axis + 1], 1, *scale.shape[axis + 1 :])
+    value = zero.value if isinstance(zero, Tensor) else zero
+    offset = n.reshape(value, () if value.type.size == 1 else one)
+    return n.reshape(n.apply("dequantize", n.reshape(q, split), n.reshape(scale, one), offset), q.shape)
 
 
 @onnx_op("DynamicQuantizeLinear")

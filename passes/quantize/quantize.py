@@ -23,12 +23,12 @@ from ...ir.text import value_names
 from ...ir.types import f32, i32, u8
 from ..values import scalar, swapped, use_counts
 from .bias import expected_shift
-from .choose import EXACT, Choice, choose, contractions
+from .choose import EXACT, Choice, choose
 from .equalize import equalized, equalizing
 from .profile import Profile, prepared
 from .ranges import DEFAULT
 from .smooth import NORMS, smoothed, smoothing
-from .weights import LEAST_BYTES, dequantized, quantized_weights, weights_of, with_weights_only
+from .weights import dequantized, quantized_weights, weights_of
 
 LARGEST_BIAS = 1 << 24  # of a quantized bias: f32 holds every whole number up to it
 
@@ -110,15 +110,6 @@ def quantization(
     images: dict[Value, Value] = {}
     after = _rewritten(graph, choice, grids, factors, means, weights, images)
     return Quantization(source, graph, after, names, choice, grids, factors, divided, images)
-
-
-def quantize_weights(graph: Graph, *, weights: str = "max", exclude: Sequence[str] = ()) -> Graph:
-    """The prepared graph with large weights of matmuls in 8 bits and nothing else.  Raises QuantError as `quantize`."""
-    graph = prepared(graph)
-    result = with_weights_only(graph, contractions(graph, value_names(graph), exclude), weights)
-    if result is graph:
-        raise QuantError(f"nothing can be quantized: no matmul has constant f32 weights of {LEAST_BYTES} bytes or more")
-    return result
 
 
 def grid(low: float, high: float) -> tuple[float, int]:

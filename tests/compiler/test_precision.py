@@ -206,7 +206,7 @@ def test_wrong_usage(files: tuple[Path, Path, Path], tmp_path: Path) -> None:
     out = ("-o", tmp_path / "never")
     for args, text in (
         (("quantize", *files[:2], "--max-drop", "1"), "a budget takes --max-drop, --metric and --data"),
-        (("quantize", files[0], "--weights-only", "--time"), "--weights-only quantizes all large weights"),
+        (("quantize", files[0], "--weight-only", "int8", "--time"), "--weight-only quantizes all large weights"),
         (("compile", files[0], "--require-speedup", "2"), "add --int8 and a profile"),
         (("compile", files[0], "--int8", files[1], "--target", "x86-64-v3", "--time"), "cannot be timed here"),
     ):

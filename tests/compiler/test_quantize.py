@@ -242,26 +242,26 @@ def test_weights_alone_need_no_profile(tmp_path: Path) -> None:
     x = input_value("x", parse_type("f32[n,256]"))
     source, output = tmp_path / "wide.onnx", tmp_path / "int8.onnx"
     source.write_bytes(export_model(Graph("wide", (x,), (apply("matmul", x, const_value(w)),))).SerializeToString())
-    result = run("quantize", source, "-o", output, "--weights-only")
+    result = run("quantize", source, "-o", output, "--weight-only", "int8")
     assert result.exit_code == 0, result.output
     assert output.stat().st_size < source.stat().st_size / 3
     rows = np.random.default_rng(1).standard_normal((3, 256)).astype(np.float32)
     expected = rows @ w
     np.testing.assert_allclose(octavo.compile(output).run(None, {"x": rows})[0], expected, atol=0.02 * np.abs(expected).max())
-    (cast,) = (n for n in optimize(octavo.quantize(source, None)).nodes if n.op == "cast")
+    (cast,) = (n for n in optimize(octavo.quantize(source, weight_only="int8")).nodes if n.op == "cast")
     assert cast.inputs[0].dtype.name == "i8"
 
 
 def test_a_model_without_large_weights_has_none_to_make_smaller(model: Path) -> None:
     with pytest.raises(QuantError, match="nothing can be quantized: no matmul has constant f32 weights of 262144 bytes or more"):
-        octavo.quantize(model, None)
+        octavo.quantize(model, weight_only="int8")
 
 
 def test_the_command_wants_a_profile_or_weights_only(model: Path, profile: Path, tmp_path: Path) -> None:
-    for args in ((model,), (model, profile, "--weights-only")):
+    for args in ((model,), (model, profile, "--weight-only", "int8")):
         result = run("quantize", *args, "-o", tmp_path / "never.onnx")
         assert result.exit_code == 2
-        assert "give the profile that `octavo calibrate` wrote, or --weights-only" in result.stderr
+        assert "give the profile that `octavo calibrate` wrote, or --weight-only" in result.stderr
 
 
 # --- models of others ---

@@ -47,7 +47,10 @@ def operations(graph: Graph) -> list[str]:
     return [n.op for n in graph.nodes if n.op not in ("input", "const")]
 
 
-@pytest.mark.parametrize("weights", [cast_and_scaled(), cast_and_scaled(scales=np.float32(0.5)), dequantized(0)])
+@pytest.mark.parametrize(
+    "weights",
+    [cast_and_scaled(), cast_and_scaled(scales=np.float32(0.5)), dequantized(0), dequantized_blocks(np.int8, K, columns_first=True)],
+)
 def test_the_scale_moves_behind_the_product(weights: Value):
     graph = optimize(product(weights))
     assert operations(graph) == ["cast", "matmul", "mul"]

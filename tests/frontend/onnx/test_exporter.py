@@ -32,6 +32,8 @@ UNSAYABLE = {  # ops that ONNX at opset 21 has no way to write
     "unpack_nibbles": "a layout of the CPU backend",
     "pack_taps": "a layout of the CPU backend",
     "unpack_taps": "a layout of the CPU backend",
+    "pack_windows": "a layout of the CPU backend",
+    "unpack_windows": "a layout of the CPU backend",
     "unpack_winograd": "a layout of the CPU backend",
 }
 PADDED = {"nonzero", "compress", "bind_size"}  # equal only up to the count, which bind_size cuts by
