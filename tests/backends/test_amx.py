@@ -35,7 +35,7 @@ HAS = dict.fromkeys(TARGET.requires, True)
 
 @pytest.mark.parametrize("permitted", [True, False])
 def test_it_is_native_where_the_system_permits_it(monkeypatch: pytest.MonkeyPatch, permitted: bool):
-    monkeypatch.setattr(targets.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr(llvm, "get_host_cpu_features", lambda: HAS | dict.fromkeys(find_target("x86-64-v3").requires, True))
     monkeypatch.setattr(targets, "permitted", lambda component: permitted)
     monkeypatch.setattr(targets, "host_features", targets.host_features.__wrapped__)
