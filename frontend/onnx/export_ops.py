@@ -159,9 +159,9 @@ def parameter_axis(parameter: TensorType, like: TensorType) -> int | None:
 
 
 def _blocked_axis(parameters: Sequence[Value], like: TensorType) -> int | None:
-    """The one axis along which scales are shared that vary along several others: a block for ONNX; None where there is none."""
+    """The axis along which constant scales are shared that vary along several others: a block for ONNX; None where there is none."""
     scale, zero = (v.type for v in parameters)
-    if scale.rank != like.rank or not (zero.shape == scale.shape or (zero.size == 1 and parameters[1].is_const)):
+    if scale.rank != like.rank or not all(v.is_const for v in parameters) or not (zero.shape == scale.shape or zero.size == 1):
         return None
     shared = [k for k, (a, b) in enumerate(zip(scale.shape, like.shape, strict=True)) if a != b]
     several = sum(d != 1 for d in scale.shape) > 1
@@ -175,7 +175,7 @@ def quantization(w: Writer, node: Node, x: list[str]) -> str:
     blocked = _blocked_axis(node.inputs[1:], like)
     if blocked is not None:
         zero = node.inputs[2]
-        offset = x[2] if zero.type.size != 1 else w.const(np.broadcast_to(zero.array.reshape(()), node.inputs[1].shape))
+        offset = x[2] if zero.type.size != 1 else w.const(np.full(node.inputs[1].array.shape, zero.array.reshape(()), zero.array.dtype))
         op = "QuantizeLinear" if node.op == "quantize" else "DequantizeLinear"
         return w.one(op, x[0], x[1], offset, axis=blocked, block_size=like.shape[blocked])
     axes = [parameter_axis(v.type, like) for v in node.inputs[1:]]
