@@ -68,7 +68,12 @@ def load_native(program: NativeProgram, threads: int | None = None) -> Executabl
 def load_variant(
     program: NativeProgram, variant: Variant, threads: int | None = None, exports: Sequence[str] = ()
 ) -> tuple[Executable, list[int]]:
-    """Links one variant into the process; also the addresses of further symbols that its objects define."""
+    """Links one variant into the process; also the addresses of further symbols that its objects define.
+
+    Raises TargetError where this CPU cannot run it.
+    """
+    if not _runs_here(variant):
+        raise _refusal(program.name, [variant])
     symbols = [f"{variant.prefix}_main", f"{variant.prefix}_workspace", *exports]
     main, workspace, *others, owner = link_in_process(variant.objects, symbols)
     weights = _aligned(program.weights_array)[variant.weights_offset :]
@@ -83,13 +88,19 @@ def jit_pool() -> PoolCode:
 
 
 def _choose(program: NativeProgram) -> Variant:
-    here = processor_of(llvm.get_process_triple())
-    features = host_features()
     for variant in program.variants:
-        if processor_of(variant.triple) == here and features.issuperset(variant.features):
+        if _runs_here(variant):
             return variant
-    levels = "; ".join(f"{v.triple.split('-')[0]} with {', '.join(v.features) or 'nothing special'}" for v in program.variants)
-    raise TargetError(f"model {program.name!r} was compiled for {levels}, which this CPU cannot run; compile it with target='native'")
+    raise _refusal(program.name, program.variants)
+
+
+def _runs_here(variant: Variant) -> bool:
+    return processor_of(variant.triple) == processor_of(llvm.get_process_triple()) and host_features().issuperset(variant.features)
+
+
+def _refusal(name: str, variants: Sequence[Variant]) -> TargetError:
+    levels = "; ".join(f"{v.triple.split('-')[0]} with {', '.join(v.features) or 'nothing special'}" for v in variants)
+    return TargetError(f"model {name!r} was compiled for {levels}, which this CPU cannot run; compile it with target='native'")
 
 
 def _aligned(flat: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 from llvmlite import binding as llvm
-from octavo.backends.runtime.native import Variant, load_native
+from octavo.backends.runtime.native import Variant, load_native, load_variant
 from octavo.backends.runtime.signature import Signature, TensorSpec
 from octavo.ir.errors import ModelError, OctavoError, ShapeError, TargetError
 
@@ -167,6 +167,8 @@ def test_code_for_another_processor_is_refused():
     foreign = Variant(("no-such-feature",), variant.triple, variant.prefix, variant.objects)
     with pytest.raises(TargetError, match="with no-such-feature, which this CPU cannot run; compile it with target='native'"):
         load_native(type(program)(program.name, program.signature, [foreign], program.weights))
+    with pytest.raises(TargetError, match="with no-such-feature, which this CPU cannot run"):
+        load_variant(program, foreign)
 
 
 def test_the_first_variant_that_fits_is_taken():
