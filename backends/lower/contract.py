@@ -14,6 +14,7 @@ narrower dtype than the sums are widened a chunk at a time on the way.  The epil
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 
 from ...ir.dims import Dim, DimExpr, ceildiv, dim_product, floordiv, least_size
@@ -64,6 +65,7 @@ GROUP = 10  # tiles that share a chunk of a panel: their rows and sums stay in t
 SUMS_BYTES = 1 << 19  # of sums that wait between chunks
 TASKS = 8  # that a kernel has at least, if it can, so that some threads find enough to even out
 STAGED_PANELS = 4  # a row that is staged should be multiplied by at least so many panels: fewer took up to 1.4 times as long
+DIRECT_ROWS = 4  # at most, of a number that only the run tells, that read narrow panels as they are; a power of two
 FEW_ROWS_SUMS = 8  # vectors of sums that hide the latency of a multiply-add
 NEAR_BYTES = 2 << 10  # ahead of where narrow panels are read: 1 to 4 KiB are as good, none takes up to 1.7 times as long
 MOST_LINES = 4  # asked for in advance in one group of steps: more would crowd out the loads that are needed now
@@ -163,7 +165,11 @@ class _Contract:
         tasks = size_expr(dim_product((*what.batch, blocks, groups)))
         true = Const(True, bool_)
         place = _Task(batch, block_index, blocks, block, full, group_index, (), true, true, None)
-        if self.deep:
+        if self.widened and not isinstance(self.total, int):
+            few = min(DIRECT_ROWS, 1 << tile.rows.bit_length() - 1)
+            many = self._group(group_index, size_expr(groups), place)
+            body = [If(size_expr(self.total) <= few, tuple(self._few(few, place)), tuple(many))]
+        elif self.deep:
             body = self._group(group_index, size_expr(groups), place)
         else:
             body = self._tile(group_index, lambda rows, first, slot_row: self._rows(rows, first, place))
@@ -185,6 +191,19 @@ class _Contract:
             least, most = max(at_once, STAGED_PANELS) if self.staged else at_once, BLOCK_BYTES // max(1, panel)
         block = min(full, max(1, most), max(least, -(-full * groups // TASKS)))  # where rows are few, threads share the panels
         return block, -(-full // block)
+
+    def _few(self, most: int, place: _Task) -> list[Stmt]:
+        """A task of at most so many rows, a number that only the run tells: narrow panels are widened as they are multiplied."""
+        plan = copy(self)
+        plan.outer, plan.inner = self.what.k[:0], self.what.k
+        plan.deep, plan.widened, plan.streamed = False, False, True
+        total, statements, size = size_expr(self.total), [], most
+        while size:
+            start = self.names.var("m")
+            piece = plan._rows(size, start, place)
+            statements.append(If(const(0) < (total // size) % 2, (Let(start, total - total % (2 * size)), *piece)))
+            size //= 2
+        return statements
 
     def _group(self, group_index: Expr, groups: Expr, place: _Task) -> list[Stmt]:
         """A deep task: for every chunk of k, every panel of the block passes all tiles of the group."""

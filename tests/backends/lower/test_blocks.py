@@ -59,7 +59,7 @@ def test_products_are_the_same_at_every_level_and_in_every_batch(case: tuple[str
     assert np.abs(results[0] - expected).max() < 3e-6 * np.abs(expected).max()
     if not isinstance(rows, int):
         model = octavo.compile(graph, threads=1)
-        assert all(np.array_equal(model(x[k : k + n]), results[0][k : k + n]) for k, n in ((0, 1), (7, 1), (3, 4), (2, 17)))
+        assert all(np.array_equal(model(x[k : k + n]), results[0][k : k + n]) for k, n in ((0, 1), (7, 1), (9, 2), (5, 3), (3, 4), (8, 5), (2, 17)))
 
 
 def test_every_row_is_summed_in_order_of_k():
