@@ -44,7 +44,7 @@ def quantize(
 
     model: anything that `octavo.compile` takes.  profile: of this model with the same dims, from `octavo.calibrate` or a file of it.
     weight_only: in place of a profile, "int8" or "int4": large weights of matmuls become so small, and all else stays f32.  It pays
-    where rows are few, and a matmul that is known to have more than 16 stays as it is.  int8 weights have a scale for each column,
+    where rows are few, and a matmul that always has more than 16 stays as it is.  int8 weights have a scale for each column,
     int4 weights one for every `block` rows of a column: 16, 32 (the default), 64, 128 or 256, which has to divide their number.
     method: how the range of a value follows from its histogram: "percentile" (percent=99.99), "minmax", "entropy" or "mse".  The
     default leaves out what is so rare that it would cost all other values more precision than it is worth; "minmax" is for models of

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...ir.dims import Dim
+from ...ir.evaluate import run_op
 from ...ir.graph import Graph, Node, Value, const_value, rewrite
 from ...ir.ops.registry import apply, op_def
 from ...ir.ops.winograd import winograd_kernels
@@ -56,7 +57,10 @@ def _scheduled(node: Node, packed: DType, schedules: Schedules, winograd: int | 
 
 def _matmul(node: Node, inputs: tuple[Value, ...], target: Target, schedules: Schedules) -> Value:
     a, b = inputs
-    if in_blocks(b) and target.kind == "cpu":
+    if in_blocks(b) and target.kind != "cpu":
+        (narrow,) = b.node.inputs
+        b = const_value(run_op(op_def("dequantize"), tuple(v.array for v in narrow.node.inputs), {})[0].reshape(b.node.attrs["shape"]))
+    if in_blocks(b):
         node = _scheduled(node, b.node.inputs[0].node.inputs[0].dtype, schedules)
         panels = _packed_blocks(b, tile_for(node, target).width, node.loc)
     else:
