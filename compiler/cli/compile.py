@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from ...ir.files import replacing
-from ..driver import compile, tune_model
+from ..artifact import save
+from ..driver import compile_program, tune_model
 from ..emit import FORMS, emit
 from ..progress import report
 from ..quantize import quantize
@@ -104,7 +105,7 @@ def command(
                 source, seconds, target=tuple(target.split(",")), dims=dims or None, sizes=sizes or None, progress=report
             )
         if form == ARTIFACT:
-            compile(source, target=tuple(target.split(",")), dims=dims or None, progress=report).save(output)
+            save(compile_program(source, target=tuple(target.split(",")), dims=dims or None, progress=report), output)
         else:
             data = emit(source, form, target=target, dims=dims or None)
             with replacing(output) as temporary:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import octavo
 import onnx
 import pytest
 from click.testing import CliRunner, Result
+from octavo.backends.target import TARGETS, runnable
 from octavo.compiler.cli import main
 from octavo.compiler.cli.options import Duration
 from octavo.compiler.emit import emit
@@ -144,6 +146,17 @@ def test_check_lists_every_unsupported_node(model: Path, broken: Path) -> None:
     (missing,) = json.loads(result.stdout)["unsupported"]
     assert missing["node"] == "second"
     assert "Frobnicate" in missing["op"]
+
+
+LEVELS_ELSEWHERE = [t for t in TARGETS.values() if t.triple.startswith(platform.machine()) and t not in runnable()]
+
+
+@pytest.mark.skipif(not LEVELS_ELSEWHERE, reason="this processor runs every level of its kind")
+def test_compile_for_a_processor_that_this_one_is_not(model: Path, tmp_path: Path) -> None:
+    level = LEVELS_ELSEWHERE[0]
+    result = octavo_cli("compile", model, "-o", tmp_path / "out", "--target", level.name)
+    assert result.exit_code == 0, result.stderr
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["variants"] == [sorted(level.requires)]
 
 
 def test_compile_then_run(model: Path, tmp_path: Path) -> None:
