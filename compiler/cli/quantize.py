@@ -79,9 +79,9 @@ def command(
     samples that the profile was not made of. It costs a compilation and a run over all samples for each layer.
 
     --weight-only needs no profile and leaves all values but weights in f32. It pays where a matmul waits for its weights, which is
-    where they are many and rows are few: f32 took about 3.5 times as long as int8 and 3.7 times as long as int4 with one row, 1.3 times
-    with 16, and no longer with 32. So those matmuls are quantized that have weights of 256 KiB or more (in f32) and can have 16 rows or
-    fewer: a batch or length of any size can. int8 has a scale for each column, int4 one for each block of rows.
+    where they are many and rows are few: f32 took 3 to 4 times as long as int8 and 4 to 5 times as long as int4 with one row, 1.3 to 2
+    times with 16, and no longer with 32. So those matmuls are quantized that have weights of 256 KiB or more (in f32) and can have 16
+    rows or fewer: a batch or length of any size can. int8 has a scale for each column, int4 one for each block of rows.
 
     Exits with 3, and writes nothing, if --max-drop or --require-speedup cannot be reached.
 

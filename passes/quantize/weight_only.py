@@ -4,9 +4,9 @@
     matmul(x, w)  ->  matmul(x, reshape(dequantize(i4 w[blocks,block,columns], s[blocks,1,columns], 0), w's shape))   int4
 
 It pays where a matmul waits for its weights, which is where they are read for few rows: a kernel reads a quarter of the bytes, or with
-blocks of 32 a sixth, and widens them in registers.  On one AVX-512 core weights of 4096 x 4096 took f32 3.5 and 3.7 times as long with
-one row and 1.3 and 1.4 times with 16; 32 rows took as long as in f32.  So matmuls that always have more rows than `MOST_ROWS` stay f32,
-and those whose weights a near cache holds.
+blocks of 32 a sixth, and widens them in registers.  On one AVX-512 core weights of 4096 x 4096 and more took f32 3 to 4 times as long
+as int8 and 4 to 5 times as long as int4 with one row, 1.3 to 2 times with 16 rows (more where weights come from memory), and no longer
+with 32.  So matmuls that always have more rows than `MOST_ROWS` stay f32, and those whose weights a near cache holds.
 """
 
 from __future__ import annotations
