@@ -551,8 +551,9 @@ class _Micro:
             size = size_expr(plan.panel_size(plan.steps))
 
             def near(k: Expr, unroll: int) -> list[Stmt]:
-                at = begin + k // unroll * lines(unroll) * (LINE_BYTES // item)
-                places = [(p, q) for p in range(panels) for q in range(lines(unroll))]
+                at = begin + k // plan.steps * tile.width
+                count = -(-(unroll // plan.steps * tile.width * item) // LINE_BYTES)
+                places = [(p, q) for p in range(panels) for q in range(count)]
                 return [Prefetch(plan.panels, at + size * p + q * (LINE_BYTES // item), True) for p, q in places]
 
             return [Let(begin, start + NEAR_BYTES // item)], near
