@@ -393,23 +393,27 @@ class Instructions:
         opcode = "trunc" if to_bits < from_bits else "sext" if of.kind == "i" else "zext"
         return self.define(f"{opcode} {t} {v.text} to {tt}", to, lanes)
 
-    def nibbles(self, words: Val, of: DType) -> Val:
-        """The 4-bit integers in the lowest bits of words, as f32: by a table where a register has room for one, else as the lowest
-        bits of 2**23, less that; both exact.
+    def nibbles(self, words: Val, bit: int, of: DType) -> Val:
+        """The 4-bit integers from a bit of words on, as f32: by a table where a register has room for one, else as the lowest bits of a
+        power of two, less that; both exact.
         """
-        lanes, t = words.lanes, self.type(i32, words.lanes)
+        lanes, t, both = words.lanes, self.type(i32, words.lanes), self.type(f32, words.lanes)
         if self.target is not None and self.target.vector_bits == 512 and lanes == 16:
             values = ", ".join(f"float {self.literal(n - 16 if of.kind == 'i' and n > of.max else n, f32)}" for n in range(16))
-            table = Val(f"<{values}>", f32, lanes)
-            name, both = "llvm.x86.avx512.permvar.sf.512", self.type(f32, lanes)
+            if bit:
+                words = self.operation("shr", [words, Val(str(bit), i32)], i32)
+            name = "llvm.x86.avx512.permvar.sf.512"
             self.declarations.add(f"declare {both} @{name}({both}, {t})")  # it looks at no other bits of a word
-            return self.define(f"call {both} @{name}({both} {table.text}, {t} {words.text})", f32, lanes)
+            return self.define(f"call {both} @{name}({both} <{values}>, {t} {words.text})", f32, lanes)
+        fraction, bias = 23, 127  # of f32
+        if bit + of.bits > fraction - 3:  # past the fraction: one shift for all those
+            words, bit = self.operation("shr", [words, Val("12", i32)], i32), bit - 12
         middle = -of.min  # of i4, which this makes 0 the least
-        exponent = 0x4B000000  # of 2**23 as f32
-        low = self.operation("and", [words, Val("15", i32)], i32)
-        bits = self.operation("xor", [low, Val(str(exponent | middle), i32)], i32)
-        number = self.define(f"bitcast {t} {bits.text} to {self.type(f32, lanes)}", f32, lanes)
-        return self.operation("sub", [number, Val(self.literal(float((1 << 23) + middle), f32), f32)], f32)
+        power = fraction - bit  # of which a unit is that bit
+        own = self.operation("and", [words, Val(str(15 << bit), i32)], i32)
+        bits = self.operation("xor", [own, Val(str(bias + power << fraction | middle << bit), i32)], i32)
+        number = self.define(f"bitcast {t} {bits.text} to {both}", f32, lanes)
+        return self.operation("sub", [number, Val(self.literal(float((1 << power) + middle), f32), f32)], f32)
 
     def rounded(self, v: Val, zero: int, to: DType) -> Val:
         """The cast of rint(v) + zero, of f32, to an integer of 8 or 16 bits, of NaN the greatest; f32 holds zero exactly."""

@@ -60,17 +60,22 @@ def _rounded(e: Cast) -> tuple[Expr, int] | None:
     return None
 
 
-def _nibble(e: Cast) -> Cast | None:
-    """The cast of words to 4-bit integers that a cast to f32 makes numbers of, if it does."""
+def _nibble(e: Cast) -> tuple[Expr, int, DType] | None:
+    """(words, bit, dtype) of a cast to f32 of the 4-bit integers that words hold from that bit on."""
     x = e.x.x if isinstance(e.x, Cast) and e.x.dtype.bits == 8 and e.x.dtype.is_int else e.x  # on the way they are bytes
-    return x if e.dtype is f32 and isinstance(x, Cast) and x.dtype.bits == 4 and x.x.dtype is i32 else None
+    if e.dtype is not f32 or not isinstance(x, Cast) or x.dtype.bits != 4 or x.x.dtype is not i32:
+        return None
+    match x.x:
+        case Op(name="shr", args=(words, Const(value=bit))) if bit % 4 == 0 and 0 <= bit < i32.bits:
+            return words, int(bit), x.dtype
+    return x.x, 0, x.dtype
 
 
 def _operands(e: Expr) -> tuple[Expr, ...]:
     """What is to be computed before an expression."""
     if isinstance(e, Cast):
         rounded, nibble = _rounded(e), _nibble(e)
-        return rounded[:1] if rounded else (nibble.x,) if nibble is not None else children(e)
+        return rounded[:1] if rounded else nibble[:1] if nibble else children(e)
     return children(e)
 
 
@@ -189,8 +194,8 @@ class Emitter(Instructions):
                 if rounded:
                     return self.rounded(self.value(rounded[0], base), rounded[1], e.dtype)
                 nibble = _nibble(e)
-                if nibble is not None:
-                    return self.nibbles(self.value(nibble.x, base), nibble.dtype)
+                if nibble:
+                    return self.nibbles(self.value(nibble[0], base), *nibble[1:])
                 return self.cast(self.value(e.x, base), e.dtype)
             case Bitcast():
                 v = self._to_memory(self.value(e.x, base))  # a bool is a byte

@@ -120,6 +120,7 @@ class _Contract:
         width = what.packed.shape[-1]
         assert isinstance(width, int)
         self.tile = tile_for(node, target, width)
+        self.registers = target.registers
         self.reads = access(body, params)
         buffers = dict(zip(body.inputs, params.inputs, strict=True))
         self.panels = buffers[what.packed]
@@ -377,8 +378,9 @@ class _Contract:
         panel0, panels = names.var("panels"), names.var("count")
         statements += [Let(panel0, what.b_panel(place.batch)), Let(panels, self._panels(place))]
         micro = _Micro(self, rows, first, read, panel0, place, const(0), matrices=matrices)
-        # a tile of few rows takes several panels at once
-        group = max(1, FEW_ROWS_SUMS // (rows * tile.vectors)) if matrices is None else 1
+        group = FEW_ROWS_SUMS // (rows * tile.vectors) if matrices is None else 1  # a tile of few rows takes several panels at once
+        if self.scales:  # which stay in registers for a block, as words do for eight steps
+            group = min(group, self.registers // ((rows + 2) * tile.vectors))
         done: Expr = const(0)
         for size in (group, 1) if group > 1 else (1,):
             groups = (panels - done) // size

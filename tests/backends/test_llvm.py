@@ -198,6 +198,21 @@ def test_casts(dtype: DType, vector: bool):
     assert_same([f"to {to}" for to in DTYPES_IN_REGISTERS], results)
 
 
+@both
+@pytest.mark.parametrize("dtype", ["i4", "u4"])
+@pytest.mark.parametrize("target", runnable(), ids=lambda t: t.name)
+def test_each_4_bit_integer_of_a_word_becomes_a_float(target: Target, dtype: str, vector: bool):
+    words = np.random.default_rng(0).integers(-(1 << 31), 1 << 31, COUNT, np.int64).astype(np.int32)
+    words[:16] = [n * 0x11111111 - (n >> 3 << 32) for n in range(16)]  # every integer at every bit
+
+    def make(i: Expr, a: Buf) -> list[Expr]:
+        return [Cast(Cast(Op("shr", (Load(a, i), Const(bit, i32)), i32), DTYPES[dtype]), f32) for bit in range(0, 32, 4)]
+
+    lanes = target.lanes(i32.bits)
+    for n in {LANES, lanes, lanes // 2}:
+        assert_same([f"{n} lanes, bit {bit}" for bit in range(0, 32, 4)], computed(make, [words], COUNT, vector, target, n))
+
+
 @pytest.mark.parametrize("registers", [0, 1, 2, 4])
 @pytest.mark.parametrize("zero", [0, 3, 255, -128, 32767, 0.5])
 @pytest.mark.parametrize("target", runnable(), ids=lambda t: t.name)
