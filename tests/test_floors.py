@@ -14,8 +14,15 @@ import pytest
 ROOT = Path(octavo.__file__).parent
 FLOORS = {"ir": 1, "frontend": 2, "passes": 2, "backends": 2, "compiler": 3, "serving": 4, "benchmarks": 5}
 HOMES = {
-    # the backend module is an interface of the onnx package; torch, a peer in benchmarks, is given what the file says
-    "onnx": ("frontend/onnx/", "compiler/onnx_backend.py", "compiler/onnx_torch.py", "compiler/torch_ops.py"),
+    # the backend module is an interface of the onnx package; torch, a peer in benchmarks, is given what the file says; onnxruntime, a
+    # peer as well, an operator of its own
+    "onnx": (
+        "frontend/onnx/",
+        "compiler/onnx_backend.py",
+        "compiler/onnx_torch.py",
+        "compiler/torch_ops.py",
+        "benchmarks/weight_only.py",
+    ),
     "torch": ("compiler/contender.py", "compiler/onnx_torch.py", "compiler/torch_ops.py"),
     "llvmlite": ("backends/",),
     "pycuda": ("backends/",),
