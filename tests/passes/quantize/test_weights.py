@@ -62,3 +62,19 @@ def test_weights_that_are_no_numbers_are_refused(bad: float):
 def test_an_unknown_method_is_named():
     with pytest.raises(QuantError, match="there is no method 'best' for weights; there are: max, mse"):
         quantized_weights(np.ones((1, 1), np.float32), 0, "best")
+
+
+def test_four_bits_reach_seven_or_by_the_least_error_minus_eight():
+    w = np.array([[7.0, -1.0, 3.0, -7.0], [1.0, -8.0, 3.0, 2.0]], np.float32)
+    np.testing.assert_array_equal(quantized_weights(w, 0, bits=4).integers[0], [7, -1, 3, -7])
+    result = quantized_weights(w, 0, "mse", bits=4)
+    assert result.integers.min() == -8
+    assert result.integers.max() <= 7
+    many = np.random.default_rng(0).standard_normal((3000, 32)).astype(np.float32)  # searched in several parts
+
+    def error(method: str) -> np.ndarray:
+        q = quantized_weights(many, 0, method, bits=4)
+        return np.square(q.integers * q.scales[:, None] - many).sum(axis=1)
+
+    assert (error("mse") <= error("max") * 1.0000001).all()
+    assert error("mse").sum() < 0.95 * error("max").sum()
